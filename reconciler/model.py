@@ -1,0 +1,343 @@
+"""The types that every other module speaks in.
+
+Plain frozen values: no behaviour beyond small derived properties, no I/O, no clock. Times are
+seconds since the epoch (UTC) as float, durations seconds as float, sizes bytes as int.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NewType
+
+DrvPath = NewType("DrvPath", str)
+"""Full store path of a derivation file."""
+StorePath = NewType("StorePath", str)
+"""Full store path of anything, an output most often."""
+JobsetName = NewType("JobsetName", str)
+BuilderName = NewType("BuilderName", str)
+CacheName = NewType("CacheName", str)
+
+
+# --- Desired state: what the document declares -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlakeSource:
+    """A flake reference, as `nix` takes it on its command line."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GitSource:
+    """A file in a git repository at the head of a ref, called with `args` if it is a function."""
+
+    url: str
+    ref: str
+    file: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSource:
+    """A file below a local directory, watched: a save triggers an evaluation."""
+
+    path: str
+    file: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+Source = FlakeSource | GitSource | PathSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one build; None is no bound. Seconds and bytes."""
+
+    timeout: float | None = None
+    max_silent: float | None = None
+    max_log: int | None = None
+    max_output: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how patiently infrastructure failures are retried; back-off in seconds."""
+
+    attempts: int
+    backoff: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How a jobset is evaluated. `max_memory` in bytes for each worker, `timeout` in seconds."""
+
+    workers: int
+    max_memory: int
+    timeout: float
+    allow_import_from_derivation: bool
+    pure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobset:
+    """A declared jobset."""
+
+    name: JobsetName
+    source: Source
+    attributes: tuple[str, ...]
+    """Attribute paths to evaluate; empty: `hydraJobs`, else `checks` and `packages` (flakes),
+    or the whole expression."""
+    systems: tuple[str, ...]
+    """Systems whose jobs are wanted; None of them declared: every system that evaluates."""
+    interval: float | None
+    """Seconds between polls of the source; None: only on a trigger or a watched change."""
+    enabled: bool
+    shares: int
+    caches: tuple[CacheName, ...]
+    keep: int
+    limits: Limits
+    retry: Retry
+    evaluation: EvaluationSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """A declared builder; `uri` None is the machine itself."""
+
+    name: BuilderName
+    uri: str | None
+    systems: tuple[str, ...]
+    """Systems it builds for; empty: what its Nix says of itself."""
+    max_jobs: int
+    speed_factor: float
+    supported_features: tuple[str, ...]
+    mandatory_features: tuple[str, ...]
+    drain: bool
+    ssh_key_file: str | None = None
+    public_host_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """A cache of someone else's: what it has is fetched, not built, and not pushed again."""
+
+    url: str
+    public_key: str | None
+
+
+class PushScope(StrEnum):
+    """Which paths of a jobset go to a cache."""
+
+    JOBS = "jobs"
+    REQUISITES = "requisites"
+    ALL = "all"
+
+
+class Compression(StrEnum):
+    """How NARs are compressed in a cache."""
+
+    NONE = "none"
+    ZSTD = "zstd"
+    XZ = "xz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """A declared binary cache."""
+
+    name: CacheName
+    uri: str
+    signing_key_file: str | None
+    credentials_file: str | None
+    compression: Compression
+    push: PushScope
+    upstreams: tuple[Upstream, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """One valid document. `digest` is the SHA-256 of its canonical JSON, in hexadecimal."""
+
+    jobsets: Mapping[JobsetName, Jobset]
+    builders: Mapping[BuilderName, Builder]
+    caches: Mapping[CacheName, Cache]
+    digest: str
+
+
+# --- What Nix says -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derivation:
+    """What the graph needs of one derivation file."""
+
+    path: DrvPath
+    name: str
+    """The derivation's name (`hello-2.12`), without hash and `.drv`."""
+    system: str
+    outputs: Mapping[str, StorePath | None]
+    """Output name to path; None where the path is known only after the build
+    (content-addressed, or depending on one that is)."""
+    inputs: Mapping[DrvPath, tuple[str, ...]]
+    """Input derivations, each with the outputs wanted of it."""
+    required_features: tuple[str, ...] = ()
+    prefer_local: bool = False
+    fixed_output: bool = False
+    """Its content is known by hash (a download, most often)."""
+    unsupported: str | None = None
+    """Why no Nix of ours can build it (a dynamic derivation, say); None where one can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedJob:
+    """One job of an evaluation, the same whichever evaluator found it."""
+
+    attr_path: tuple[str, ...]
+    name: str
+    system: str
+    drv_path: DrvPath
+    outputs: Mapping[str, StorePath | None]
+    description: str | None = None
+    timeout: float | None = None
+    max_silent: float | None = None
+    priority: int = 0
+    """`meta.schedulingPriority`: greater goes first among the jobs of its jobset."""
+    constituents: tuple[str, ...] = ()
+    """Of an aggregate: names of the jobs (dotted attribute paths) it is made of."""
+
+    @property
+    def attr(self) -> str:
+        """The job's name, as people write it: its attribute path with dots."""
+        return ".".join(self.attr_path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationFailure:
+    """An attribute that does not evaluate; an empty path: the evaluation as a whole."""
+
+    attr_path: tuple[str, ...]
+    message: str
+
+    @property
+    def attr(self) -> str:
+        """The attribute's name, as people write it."""
+        return ".".join(self.attr_path)
+
+
+# --- States ------------------------------------------------------------------------------------
+
+
+class EvaluationState(StrEnum):
+    """What is stored of an evaluation's progress."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class BuildState(StrEnum):
+    """What is stored of a build's progress; ready, waiting, dependency-failed and unsupported
+    are derived from the graph, never stored."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed-out"
+    LOG_LIMIT = "log-limit"
+    OUTPUT_LIMIT = "output-limit"
+    NOT_DETERMINISTIC = "not-deterministic"
+    CANCELLED = "cancelled"
+    SUBSTITUTED = "substituted"
+
+    @property
+    def live(self) -> bool:
+        """Whether something is still to happen to it."""
+        return self in (BuildState.QUEUED, BuildState.BUILDING)
+
+    @property
+    def good(self) -> bool:
+        """Whether its outputs exist."""
+        return self in (BuildState.SUCCEEDED, BuildState.SUBSTITUTED)
+
+    @property
+    def bad(self) -> bool:
+        """Whether it ended without outputs, for a reason of its own."""
+        return not self.live and not self.good and self is not BuildState.CANCELLED
+
+
+class PushState(StrEnum):
+    """What is stored of one path's way into one cache."""
+
+    PENDING = "pending"
+    PUSHING = "pushing"
+    PUSHED = "pushed"
+    FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. The first group settles the build; the second does not."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed-out"
+    LOG_LIMIT = "log-limit"
+    OUTPUT_LIMIT = "output-limit"
+    NOT_DETERMINISTIC = "not-deterministic"
+    CANCELLED = "cancelled"
+
+    INFRASTRUCTURE = "infrastructure"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def final(self) -> bool:
+        """Whether no further attempt is made because of it."""
+        return self not in (Outcome.INFRASTRUCTURE, Outcome.INTERRUPTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFact:
+    """What an attempt made of one output. `size` is the NAR's, in bytes."""
+
+    path: StorePath
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildProduct:
+    """A line of `nix-support/hydra-build-products`."""
+
+    kind: str
+    subtype: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A line of `nix-support/hydra-metrics`."""
+
+    name: str
+    value: float
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptResult:
+    """The end of one attempt at one derivation."""
+
+    outcome: Outcome
+    message: str
+    started_at: float
+    finished_at: float
+    outputs: Mapping[str, OutputFact] = field(default_factory=dict)
+    products: tuple[BuildProduct, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    log_bytes: int = 0
+    """Bytes of log before compression and truncation."""
+    substituted: bool = False
+    """The outputs came from a substituter; nothing was built."""
