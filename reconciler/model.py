@@ -341,3 +341,21 @@ class AttemptResult:
     """Bytes of log before compression and truncation."""
     substituted: bool = False
     """The outputs came from a substituter; nothing was built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathInfo:
+    """What a store says of one valid path."""
+
+    path: StorePath
+    deriver: DrvPath | None
+    nar_hash: str
+    """`sha256:` and the hash in Nix's base 32, as a narinfo's NarHash."""
+    nar_size: int
+    references: tuple[StorePath, ...]
+    """Sorted; may contain the path itself."""
+    signatures: tuple[str, ...] = ()
+    content_address: str | None = None
+    registered_at: float = 0
+    ultimate: bool = False
+    """Built here, not copied from elsewhere."""
