@@ -84,5 +84,5 @@ class PrivateStore:
     def destroy(self) -> None:
         """Remove everything; store paths are read-only, so permissions are restored first."""
         for folder, _, _ in os.walk(self.root):
-            os.chmod(folder, stat.S_IRWXU)
+            Path(folder).chmod(stat.S_IRWXU)
         shutil.rmtree(self.root, ignore_errors=True)

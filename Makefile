@@ -1,0 +1,80 @@
+# make            a virtual environment in .venv, and Nix where there is none
+# make demo       run examples/quickstart        (make clean-demo removes it)
+# make test       all tests                      (ARGS="-k scheduler" for some)
+# make check      style, types, architecture     (make format mends style)
+# make bench      measure; bench-quick: in a few minutes
+# make lock       choose newer dependencies
+# make clean      remove what make made in this folder
+#
+# Root on Debian gets what is missing installed: Debian packages, and Nix in a prefix of its own. A Nix of
+# 2.24 or later on PATH is used as it is.
+
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+ROOT := $(filter 0,$(shell id -u))
+SHARE := $(HOME)/.local/share
+NIX_PREFIX ?= $(if $(ROOT),/opt/nix-reconciler/nix,$(SHARE)/nix-reconciler/nix)
+DEMO ?= $(if $(ROOT),/var/lib/nix-reconciler-demo,$(SHARE)/nix-reconciler-demo)
+# Tests speak to two versions of Nix; this is the older one.
+OLD_NIX_BIN ?= $(NIX_PREFIX)-2.26/bin
+
+# Expanded when a recipe runs, that is after Nix was installed.
+NIX_BIN = $(shell scripts/find-nix.sh '$(NIX_PREFIX)')
+RUN = PATH="$(CURDIR)/.venv/bin:$(NIX_BIN):$$PATH"
+TEST = $(RUN) RECONCILER_NIX_BIN='$(NIX_BIN)' RECONCILER_TEST_NIX_OLD='$(OLD_NIX_BIN)'
+
+.PHONY: all venv nix old-nix tools demo clean-demo test check format bench bench-quick lock clean
+
+all: venv nix
+
+venv: .venv/.installed
+
+.venv/.installed: requirements.lock pyproject.toml scripts/make-venv.sh
+	scripts/make-venv.sh '$(PYTHON)'
+	@touch $@
+
+nix:
+	@scripts/find-nix.sh '$(NIX_PREFIX)' >/dev/null || scripts/install-nix.sh '$(NIX_PREFIX)'
+
+old-nix:
+	@[ -x '$(OLD_NIX_BIN)/nix' ] || scripts/install-nix.sh '$(NIX_PREFIX)-2.26' trixie
+
+# What the examples and tests use besides: a compiler for the C of the examples, git for git sources.
+tools:
+	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h'
+
+demo: venv nix tools
+	@$(RUN) scripts/demo.sh '$(DEMO)'
+
+clean-demo:
+	scripts/clean-demo.sh '$(DEMO)'
+
+test: venv nix old-nix tools
+	$(TEST) pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+check: venv nix tools
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy -p reconciler -p tests
+	for script in scripts/*.sh; do sh -n "$$script" || exit 1; done
+	bash -n .ci/run
+	$(TEST) pytest -q tests/test_architecture.py tests/test_repository.py
+
+format: venv
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench bench-quick: venv nix tools
+	$(TEST) python -m bench $(if $(filter bench-quick,$@),--quick) $(ARGS)
+
+# One lock for every platform and Python that the project supports, with the hash of every file.
+lock: venv
+	$(RUN) uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
+		--extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
