@@ -1,0 +1,448 @@
+"""Who builds what next.
+
+Order of what is ready: asked for by a person; then fair share between jobsets; then a job's own
+priority within its jobset; then the longest remaining path; then age. The first three flow down
+to all that a derivation needs. A derivation that waits for one platform holds back no other.
+
+Fair share: each jobset has a level, the slot-seconds it was given divided by its shares, and the
+lowest level goes first. A build that runs is charged what it is expected to take, or what it
+took so far if that is more, and in the end what it took; one that several jobsets want is shared
+out evenly among them and comes as early as the neediest of them. A jobset that is new, or had
+nothing to do, starts at the level that is being served: nobody saves up, so a newcomer neither
+monopolises the builders nor waits for the others to be done.
+
+It changes no state of a build and reads no clock. What happened is told to the graph, and starts
+and ends to `started` and `finished` as well.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.graph import Graph, Node, Platform
+from reconciler.model import Builder, BuilderName, JobsetName
+
+BUILTIN = "builtin"
+"""The system of builders inside Nix itself (`builtin:fetchurl`): no particular machine."""
+
+CREDIT = 86_400.0
+"""Slot-seconds that a jobset may be behind what is being served, at most: one that had to wait
+for a lost builder is then preferred for so long, not for as long as it waited."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """A declared builder as it is now."""
+
+    builder: Builder
+    systems: frozenset[str]
+    """What it builds for, resolved: never empty because nothing is declared."""
+    free: int
+    """How many more builds it takes now."""
+    unavailable: str | None = None
+    """Why it takes nothing now (quarantined, unreachable); None: it does. Draining is declared,
+    and needs no reason here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Build this there now."""
+
+    derivation: int
+    builder: BuilderName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """A jobset wants a derivation, and with it all that it needs."""
+
+    jobset: JobsetName
+    derivation: int
+    priority: int = 0
+    """`meta.schedulingPriority`."""
+    requested: bool = False
+    """A person asked for it: it goes before everything that nobody asked for."""
+
+
+class Obstacle(StrEnum):
+    """Why a builder does not build a derivation. The first group lasts while both stay what
+    they are declared to be; the second passes.
+    """
+
+    SYSTEM = "system"
+    FEATURE = "feature"
+    MANDATORY = "mandatory-feature"
+    NO_SLOTS = "no-slots"
+
+    DRAINED = "drained"
+    UNAVAILABLE = "unavailable"
+    AVOIDED = "avoided"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One obstacle, and in words for a person."""
+
+    obstacle: Obstacle
+    message: str
+
+
+class Fleet:
+    """The builders during one round of assignments: who fits what, and how loaded each is."""
+
+    def __init__(self, slots: Sequence[Slots], turns: Mapping[BuilderName, int]) -> None:
+        self._slots = slots
+        self._native = any(s.builder.uri is None and s.builder.max_jobs > 0 for s in slots)
+        self._free = {s.builder.name: s.free for s in slots if not _closed(s)}
+        self._turns = dict(turns)
+        self._fitting: dict[Platform, list[Slots]] = {}
+
+    def mismatches(self, slots: Slots, platform: Platform) -> list[Refusal]:
+        """Say why the builder can never build for the platform; nothing: it can."""
+        found = []
+        builder = slots.builder
+        if platform.system == BUILTIN:
+            # Nix lets any machine run these. They are downloads, which are best made where the
+            # result is wanted and the credentials are: on the machine itself, if it builds.
+            if self._native and builder.uri is not None:
+                found.append(
+                    Refusal(Obstacle.SYSTEM, "builtin derivations are built on the local builder")
+                )
+        elif platform.system not in slots.systems:
+            known = ", ".join(sorted(slots.systems)) or "no system"
+            found.append(Refusal(Obstacle.SYSTEM, f"builds for {known}, not for {platform.system}"))
+        offered = {*builder.supported_features, *builder.mandatory_features}
+        found += [
+            Refusal(Obstacle.FEATURE, f"lacks the system feature {feature}")
+            for feature in sorted(platform.features - offered)
+        ]
+        found += [
+            Refusal(Obstacle.MANDATORY, f"takes only what requires the system feature {feature}")
+            for feature in sorted(set(builder.mandatory_features) - platform.features)
+        ]
+        if builder.max_jobs < 1:
+            found.append(Refusal(Obstacle.NO_SLOTS, "has no slots: maxJobs is 0"))
+        return found
+
+    def fitting(self, platform: Platform) -> list[Slots]:
+        """Give the declared builders that can build for the platform, whatever they do now."""
+        known = self._fitting.get(platform)
+        if known is None:
+            known = [s for s in self._slots if not self.mismatches(s, platform)]
+            self._fitting[platform] = known
+        return known
+
+    def has_room(self, platform: Platform) -> bool:
+        """Whether a builder that fits takes a build now."""
+        return any(self._free.get(s.builder.name, 0) > 0 for s in self.fitting(platform))
+
+    def avoids(self, slots: Slots, node: Node) -> bool:
+        """Whether the node waits for another builder than this, its last attempt's."""
+        name = slots.builder.name
+        return node.avoid == name and any(
+            s.builder.name != name and s.builder.name in self._free
+            for s in self.fitting(node.platform)
+        )
+
+    def choose(self, node: Node) -> BuilderName | None:
+        """Take a slot on the builder expected to finish the node first; None if it must wait."""
+        able = [
+            s
+            for s in self.fitting(node.platform)
+            if self._free.get(s.builder.name, 0) > 0 and not self.avoids(s, node)
+        ]
+        local = [s for s in able if s.builder.uri is None] if node.prefer_local else []
+        if not able:
+            return None
+        name = min(local or able, key=self._slowness).builder.name
+        self._free[name] -= 1
+        self._turns[name] = max(self._turns.values(), default=0) + 1
+        return name
+
+    def _slowness(self, slots: Slots) -> tuple[float, int, BuilderName]:
+        # The node's own weight would be a factor of all of them.
+        builder = slots.builder
+        load = 1 - self._free[builder.name] / builder.max_jobs
+        return (1 + load) / builder.speed_factor, self._turns.get(builder.name, 0), builder.name
+
+
+def _closed(slots: Slots) -> bool:
+    return slots.builder.drain or slots.unavailable is not None
+
+
+# Of what is ready, the least goes first: not requested, priority and path negated, id.
+_Entry = tuple[bool, int, float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    weight: float
+    started: float
+    jobsets: tuple[JobsetName, ...]
+
+    def charge(self, now: float) -> float:
+        return max(self.weight, now - self.started) / len(self.jobsets)
+
+
+class Scheduler:
+    """See the module's text."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._feed = graph.subscribe()
+        self._shares: dict[JobsetName, int] = {}
+        self._demands: tuple[Demand, ...] = ()
+        self._ranked: int | None = None  # the graph's shape when it was ranked
+
+        self._names: list[JobsetName] = []  # by bit
+        self._members: dict[int, tuple[JobsetName, ...]] = {}  # by mask
+        self._masks: dict[int, int] = {}
+        self._requested: Mapping[int, int] = {}
+        self._priorities: Mapping[int, int] = {}
+        self._paths: Mapping[int, float] = {}
+        self._heaps: dict[Platform, dict[int, list[_Entry]]] = {}  # by who wants it, as bits
+        self._queued: set[int] = set()  # what has an entry in a heap
+        self._delayed: list[tuple[float, int]] = []
+
+        self._running: dict[int, _Running] = {}
+        self._levels: dict[JobsetName, float] = {}
+        self._served = 0.0  # the highest level at which a build was started
+        self._turns: dict[BuilderName, int] = {}
+        self._jobset_turns: dict[JobsetName, int] = {}
+
+    # --- What is told ----------------------------------------------------------------------
+
+    def demand(self, demands: Iterable[Demand], shares: Mapping[JobsetName, int]) -> None:
+        """Replace what is wanted, and the shares of the declared jobsets."""
+        self._demands = tuple(demands)
+        self._shares = dict(shares)
+        for name, share in self._shares.items():
+            if share <= 0:
+                raise ValueError(f"jobset {name} has {share} shares: at least 1 is needed")
+        for wanted in self._demands:
+            if wanted.jobset not in self._shares:
+                raise ValueError(f"jobset {wanted.jobset} wants something but has no shares")
+        self._levels = {name: self._levels.get(name, self._served) for name in self._shares}
+        self._ranked = None
+
+    def started(self, derivation: int, builder: BuilderName, *, now: float) -> None:
+        """Charge the jobsets that want it from now on."""
+        self._refresh(now)
+        levels = self._levels_at(now)
+        jobsets = self._jobsets(self._masks.get(derivation, 0))
+        if jobsets:
+            self._served = max(self._served, min(levels[name] for name in jobsets))
+            weight = self._graph[derivation].weight
+            self._running[derivation] = _Running(weight, now, jobsets)
+        self._turns[builder] = max(self._turns.values(), default=0) + 1
+        turn = max(self._jobset_turns.values(), default=0) + 1
+        self._jobset_turns.update(dict.fromkeys(jobsets, turn))
+        self._forgive(levels, now)
+
+    def finished(self, derivation: int, *, now: float) -> None:
+        """Charge what it took in the end, however it ended."""
+        running = self._running.pop(derivation, None)
+        if running is not None:
+            for name in running.jobsets:
+                if name in self._levels:
+                    took = (now - running.started) / len(running.jobsets)
+                    self._levels[name] += took / self._shares[name]
+
+    def _forgive(self, levels: Mapping[JobsetName, float], now: float) -> None:
+        """Let nobody save up: raise those with nothing to do to what is being served."""
+        busy = {name for running in self._running.values() for name in running.jobsets}
+        for heaps in self._heaps.values():
+            for mask, heap in heaps.items():
+                if self._head(heap, now) is not None:
+                    busy.update(self._jobsets(mask))
+        for name, share in self._shares.items():
+            floor = self._served - CREDIT / share if name in busy else self._served
+            self._levels[name] += max(0.0, floor - levels[name])
+
+    # --- What is asked ---------------------------------------------------------------------
+
+    def assignments(self, slots: Sequence[Slots], *, now: float) -> list[Assignment]:
+        """Give the builds to start now, best first. The same question has the same answer."""
+        self._refresh(now)
+        fleet = Fleet(slots, self._turns)
+        levels = self._levels_at(now)
+        turns = dict(self._jobset_turns)
+        taken: list[tuple[list[_Entry], _Entry]] = []
+        assigned = []
+        while (best := self._best(fleet, levels, turns, now)) is not None:
+            mask, heap = best
+            taken.append((heap, heapq.heappop(heap)))
+            node = self._graph[taken[-1][1][-1]]
+            builder = fleet.choose(node)
+            if builder is not None:
+                assigned.append(Assignment(node.id, builder))
+                jobsets = self._jobsets(mask)
+                turn = max(turns.values(), default=0) + 1
+                for name in jobsets:
+                    levels[name] += node.weight / len(jobsets) / self._shares[name]
+                    turns[name] = turn
+        for heap, entry in taken:
+            heapq.heappush(heap, entry)
+        return assigned
+
+    def next_wake(self, now: float) -> float | None:
+        """Give the time at which the next back-off ends; None if nothing backs off."""
+        self._refresh(now)
+        while self._delayed:
+            when, derivation = self._delayed[0]
+            if self._is_ready(derivation) and self._graph[derivation].not_before == when:
+                return when
+            heapq.heappop(self._delayed)
+        return None
+
+    def jobsets(self, derivation: int) -> tuple[JobsetName, ...]:
+        """Give the jobsets that want it."""
+        self._rank_if_stale()
+        return self._jobsets(self._masks.get(derivation, 0))
+
+    def explain(
+        self, derivation: int, slots: Sequence[Slots]
+    ) -> dict[BuilderName, tuple[Refusal, ...]]:
+        """Say of each builder why it does not take the derivation now; nothing: it would."""
+        node = self._graph[derivation]
+        fleet = Fleet(slots, self._turns)
+        return {s.builder.name: tuple(_refusals(fleet, s, node)) for s in slots}
+
+    def unsupported(self, slots: Sequence[Slots]) -> list[int]:
+        """Give the queued ones that no declared builder can build, drained or not."""
+        fleet = Fleet(slots, self._turns)
+        hopeless = {p for p in self._graph.platforms if not fleet.fitting(p)}
+        if not hopeless:
+            return []
+        return [
+            node.id for node in self._graph.nodes if node.platform in hopeless and node.state.live
+        ]
+
+    # --- Keeping order -----------------------------------------------------------------------
+
+    def _refresh(self, now: float) -> None:
+        self._rank_if_stale()
+        for derivation in self._feed:
+            self._enqueue(derivation)
+        self._feed.clear()
+        while self._delayed and self._delayed[0][0] <= now:
+            when, derivation = heapq.heappop(self._delayed)
+            if self._is_ready(derivation) and self._graph[derivation].not_before == when:
+                self._push(derivation)
+
+    def _rank_if_stale(self) -> None:
+        """Rank everything anew if there are new nodes or wishes: completions change no rank."""
+        if self._ranked == self._graph.shape:
+            return
+        self._ranked = self._graph.shape
+        self._names, self._members = list(self._shares), {}
+        bits = {name: 1 << bit for bit, name in enumerate(self._names)}
+        roots: dict[int, int] = {}
+        priorities: dict[int, int] = {}
+        for wanted in self._demands:
+            key = wanted.derivation
+            roots[key] = roots.get(key, 0) | bits[wanted.jobset]
+            priorities[key] = max(priorities.get(key, wanted.priority), wanted.priority)
+        self._masks = self._graph.wanted(roots)
+        self._requested = self._graph.wanted(
+            {d.derivation: 1 for d in self._demands if d.requested}
+        )
+        self._priorities = self._graph.highest(priorities) if any(priorities.values()) else {}
+        self._paths = self._graph.critical_paths()
+        self._heaps, self._queued, self._delayed = {}, set(), []
+        self._feed[:] = sorted(self._graph.ready)
+
+    def _enqueue(self, derivation: int) -> None:
+        if self._is_ready(derivation):
+            when = self._graph[derivation].not_before
+            if when:
+                heapq.heappush(self._delayed, (when, derivation))
+            else:
+                self._push(derivation)
+
+    def _push(self, derivation: int) -> None:
+        mask = self._masks.get(derivation, 0)
+        if not mask or derivation in self._queued:
+            return
+        self._queued.add(derivation)
+        heaps = self._heaps.setdefault(self._graph[derivation].platform, {})
+        entry = (
+            derivation not in self._requested,
+            -self._priorities.get(derivation, 0),
+            -self._paths[derivation],
+            derivation,
+        )
+        heapq.heappush(heaps.setdefault(mask, []), entry)
+
+    def _is_ready(self, derivation: int) -> bool:
+        return derivation in self._graph.ready
+
+    def _head(self, heap: list[_Entry], now: float) -> _Entry | None:
+        """Give the first entry that still counts; those that do not are dropped only here."""
+        while heap:
+            derivation = heap[0][-1]
+            ready = self._is_ready(derivation)
+            if ready and self._graph[derivation].not_before <= now:
+                return heap[0]
+            heapq.heappop(heap)
+            self._queued.discard(derivation)
+            if ready:
+                heapq.heappush(self._delayed, (self._graph[derivation].not_before, derivation))
+        return None
+
+    def _best(
+        self,
+        fleet: Fleet,
+        levels: Mapping[JobsetName, float],
+        turns: Mapping[JobsetName, int],
+        now: float,
+    ) -> tuple[int, list[_Entry]] | None:
+        """Give the heap whose head goes first of all that a builder has room for."""
+        best: tuple[int, list[_Entry]] | None = None
+        first: tuple[bool, float, int, _Entry] | None = None
+        for platform, heaps in self._heaps.items():
+            if not fleet.has_room(platform):
+                continue
+            for mask, heap in heaps.items():
+                entry = self._head(heap, now)
+                if entry is None:
+                    continue
+                level, turn = min((levels[n], turns.get(n, 0)) for n in self._jobsets(mask))
+                rank = (entry[0], level, turn, entry)
+                if first is None or rank < first:
+                    best, first = (mask, heap), rank
+        return best
+
+    def _jobsets(self, mask: int) -> tuple[JobsetName, ...]:
+        names = self._members.get(mask)
+        if names is None:
+            names = tuple(name for bit, name in enumerate(self._names) if mask >> bit & 1)
+            self._members[mask] = names
+        return names
+
+    def _levels_at(self, now: float) -> dict[JobsetName, float]:
+        levels = dict(self._levels)
+        for running in self._running.values():
+            for name in running.jobsets:
+                if name in levels:
+                    levels[name] += running.charge(now) / self._shares[name]
+        return levels
+
+
+def _refusals(fleet: Fleet, slots: Slots, node: Node) -> list[Refusal]:
+    found = fleet.mismatches(slots, node.platform)
+    if slots.builder.drain:
+        found.append(Refusal(Obstacle.DRAINED, "is drained: it takes nothing new"))
+    if slots.unavailable is not None:
+        found.append(Refusal(Obstacle.UNAVAILABLE, slots.unavailable))
+    if fleet.avoids(slots, node):
+        found.append(
+            Refusal(Obstacle.AVOIDED, "the last attempt failed there: another builder is awaited")
+        )
+    if slots.free < 1:
+        found.append(Refusal(Obstacle.FULL, f"all {slots.builder.max_jobs} slots are taken"))
+    return found
