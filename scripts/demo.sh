@@ -23,7 +23,7 @@ experimental-features = nix-command flakes
 substituters =
 build-users-group =
 sandbox = true
-sandbox-paths = /bin/sh=$(command -v bash-static || echo /bin/sh) /usr /lib /lib64
+sandbox-paths = /bin/sh=$(command -v bash-static || readlink -f /bin/sh) /usr /lib /lib64
 END
 cat >"$folder/env" <<END
 # The demo's environment: . $folder/env

@@ -19,13 +19,19 @@ SHELL: list[set[str]] = [
     {"cli"},
     {"daemon"},
     {"reconcile"},
+    {"act", "collect"},
+    {"farm"},
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"attempt", "ingest"},
+    {"outcomes"},
+    {"attempt", "ingest", "store"},
     {"build_log", "build_products", "failures"},
-    {"binary_cache", "database", "nix", "source"},
+    {"binary_cache", "database"},
+    {"nix"},
+    {"source"},
     {"config"},
+    {"config_rules", "config_schema"},
     {"document"},
     {"document_json", "document_yaml"},
     {"document_tree"},
@@ -33,6 +39,7 @@ EFFECTS: list[set[str]] = [
 ]
 PURE: list[set[str]] = [
     {"plan", "status", "explain"},
+    {"work"},
     {"scheduler"},
     {"graph", "transitions"},
     {"model"},

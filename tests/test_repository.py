@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,13 +27,14 @@ def tracked_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True
     ).stdout
-    return [path for name in listed.split("\0") if name and (path := PROJECT / name).is_file()]
+    return [path for name in listed.split("\0") if name and (path := PROJECT / name).exists()]
 
 
 def test_the_repository_names_nothing_of_one_machine() -> None:
     found = [
         f"{path.relative_to(PROJECT)}:{number}: {reason}"
         for path in tracked_files()
+        if path.is_file()
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1)
         for reason, pattern in FORBIDDEN.items()
         if pattern.search(line)
@@ -52,15 +54,15 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     for path in tracked_files():
         copy = checkout / path.relative_to(PROJECT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        shutil.copyfile(path, copy, follow_symlinks=False)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, checkout], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("reconciler/")}
     wanted = {
-        str(path.relative_to(checkout))
-        for path in (checkout / "reconciler").rglob("*")
-        if path.is_file()
+        str(Path(folder, name).relative_to(checkout))
+        for folder, _, names in os.walk(checkout / "reconciler", followlinks=True)
+        for name in names
     }
     assert packed == wanted

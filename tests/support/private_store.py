@@ -37,7 +37,7 @@ class PrivateStore:
         store = cls(folder)
         for name in ("store", "state", "log", "conf", "cache", "home"):
             (folder / name).mkdir(mode=0o755)
-        shell = shutil.which("bash-static") or "/bin/sh"
+        shell = shutil.which("bash-static") or Path("/bin/sh").resolve()
         (folder / "conf" / "nix.conf").write_text(
             "experimental-features = nix-command flakes\n"
             "substituters =\n"

@@ -58,7 +58,8 @@ rec {
     inherit archive forecast;
     readings = ./readings.txt;
     script = ''
-      { $archive/bin/archive; echo; $forecast/bin/forecast; } < $readings > $out
+      $archive/bin/archive < $readings > $out
+      $forecast/bin/forecast < $readings >> $out
       cat $out
     '';
   };
