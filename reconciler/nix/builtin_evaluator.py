@@ -1,0 +1,247 @@
+"""Evaluation over plain Nix, where nix-eval-jobs is not installed.
+
+A few worker processes, each asked for one attribute at a time: it answers with a job, with the
+names of a set, which are asked for next, or with the attribute's error. The worker is `nix repl`
+with pipes: the one command of Nix that goes on after any error, those that `tryEval` does not
+catch included, keeps what it has evaluated, and keeps its derivations rooted as long as it lives.
+Only its standard error is read, for the marked lines that walk.nix traces; what it prints for
+people differs from version to version and is dropped.
+
+What does kill a worker (memory, the C stack) costs the attribute it was at, and that only after
+a fresh worker has died of it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from reconciler import process
+from reconciler.model import EvaluationFailure
+from reconciler.nix.expression import AttrPath, EvaluationTask, nix_lib, nix_string
+from reconciler.nix.rows import MAX_MESSAGE, Row, error_message, parse_row
+
+Emit = Callable[[Row], Awaitable[None]]
+
+
+async def run(task: EvaluationTask, *, emit: Emit, finish: Callable[[], Awaitable[None]]) -> None:
+    """An Evaluator. Its derivations are rooted by the workers: until `finish` returns, or until
+    an attribute kills the worker, but never before `emit` has returned.
+
+    ProcessTimeoutError when the evaluation takes longer than its settings allow.
+    """
+    pool = _Pool(finish)
+    try:
+        async with asyncio.timeout(task.settings.timeout) as deadline:
+            await _run_workers(task, pool, emit)
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        busy = ", ".join(sorted(".".join(path) or "its root" for path in pool.busy))
+        raise process.ProcessTimeoutError(
+            f"the evaluation did not end within {task.settings.timeout:g} s; it was at {busy}"
+        ) from error
+
+
+async def _run_workers(task: EvaluationTask, pool: _Pool, emit: Emit) -> None:
+    workers = [
+        asyncio.create_task(_work(task, pool, emit)) for _ in range(max(1, task.settings.workers))
+    ]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+class _Pool:
+    """The attribute paths still to be asked for."""
+
+    def __init__(self, finish: Callable[[], Awaitable[None]]) -> None:
+        self._todo: list[AttrPath] = [()]
+        self.busy: set[AttrPath] = set()
+        self._changed = asyncio.Condition()
+        self._finish = finish
+        self._finished = False
+
+    async def take(self) -> AttrPath | None:
+        """The next path, depth first, when there is one; None when all is done and finished."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._todo or not self.busy)
+            if not self._todo:
+                # Before any worker is let go: the others wait for this lock.
+                if not self._finished:
+                    self._finished = True
+                    await self._finish()
+                return None
+            path = self._todo.pop()
+            self.busy.add(path)
+            return path
+
+    async def settle(self, path: AttrPath, *, found: Sequence[AttrPath] = ()) -> None:
+        """A path is done with; `found` below it are to be asked for."""
+        async with self._changed:
+            self._todo.extend(reversed(found))
+            self.busy.remove(path)
+            self._changed.notify_all()
+
+
+async def _work(task: EvaluationTask, pool: _Pool, emit: Emit) -> None:
+    path = await pool.take()
+    while path is not None:
+        async with _worker(task) as worker:
+            path = await _serve(worker, path, pool, emit)
+
+
+async def _serve(
+    worker: _Worker, path: AttrPath | None, pool: _Pool, emit: Emit
+) -> AttrPath | None:
+    """Ask one worker until it dies or all is done; the path to go on with, in a new worker."""
+    asked = 0
+    while path is not None:
+        answer = await worker.ask(path)
+        if isinstance(answer, _Died) and asked:
+            return path  # it may have died of what it had piled up before
+        await _settle(path, answer, pool, emit)
+        path = await pool.take()
+        if isinstance(answer, _Died):
+            return path
+        asked += 1
+    return None
+
+
+async def _settle(path: AttrPath, answer: _Answer, pool: _Pool, emit: Emit) -> None:
+    found: list[AttrPath] = []
+    match answer:
+        case _Set(names=names):
+            found = [(*path, name) for name in names]
+        case _Job(row=row):
+            await emit(parse_row({**row, "attrPath": list(path)}))
+        case _Failed(message=message) | _Died(message=message):
+            await emit(EvaluationFailure(attr_path=path, message=message))
+        case _:
+            assert_never(answer)
+    await pool.settle(path, found=found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Died:
+    message: str
+
+
+_Answer = _Set | _Job | _Failed | _Died
+
+
+@asynccontextmanager
+async def _worker(task: EvaluationTask) -> AsyncIterator[_Worker]:
+    mark = secrets.token_hex(16)
+    root = f"root = {task.expression}; mark = {nix_string(mark)};"
+    async with (
+        process.stream(
+            ["nix", "repl", *task.options, "--expr", f"({nix_lib('walk.nix')}) {{ {root} }}"],
+            env=_environment(task),
+            cwd=task.work_dir,
+            max_memory=task.settings.max_memory,
+            lines=process.Stream.STDERR,
+            interactive=True,
+        ) as child,
+        aclosing(child.lines()) as lines,
+    ):
+        yield _Worker(child, lines, mark=mark, max_memory=task.settings.max_memory)
+
+
+def _environment(task: EvaluationTask) -> dict[str, str]:
+    return {
+        **task.environment,
+        # The repl keeps a history of what it was asked, and reads lines as a terminal would.
+        "XDG_DATA_HOME": str(task.work_dir),
+        "NIX_DATA_HOME": str(task.work_dir),
+        "INPUTRC": "/dev/null",
+        "TERM": "dumb",
+    }
+
+
+class _Worker:
+    """One `nix repl`, asked one attribute at a time."""
+
+    def __init__(
+        self,
+        child: process.Child,
+        lines: AsyncIterator[bytes],
+        *,
+        mark: str,
+        max_memory: int,
+    ) -> None:
+        self._child = child
+        self._lines = lines
+        self._prefix = f"trace: {mark} ".encode()
+        self._max_memory = max_memory
+        self._number = 0
+
+    async def ask(self, path: AttrPath) -> _Answer:
+        """What an attribute is. Whatever it takes: the timeout is of the whole evaluation."""
+        self._number += 1
+        request = f"walk {nix_string(json.dumps(path))}\ndone {self._number}\n"
+        await self._child.send(request.encode("ascii"))
+        said: deque[bytes] = deque(maxlen=_TAIL_LINES)
+        row: dict[str, Any] | None = None
+        async for line in self._lines:
+            if not line.startswith(self._prefix):
+                said.append(line[:MAX_MESSAGE])
+                continue
+            message = json.loads(line.removeprefix(self._prefix))
+            if message.get("done") == self._number:
+                return _answer(row, said)
+            row = message
+        return await self._died(said)
+
+    async def _died(self, said: Iterable[bytes]) -> _Died:
+        end = await self._child.finished()
+        text = _text(said)
+        # The collector's last words, Nix's own, and the kernel's.
+        if _OUT_OF_MEMORY.search(text) or end.returncode == -signal.SIGKILL:
+            limit = self._max_memory // 1024**2
+            return _Died(f"out of memory: it needs more than the {limit} MiB of `maxMemory`")
+        return _Died(f"the evaluator {process.ended(end.returncode)}: {error_message(text)}")
+
+
+_TAIL_LINES = 200
+_OUT_OF_MEMORY = re.compile(r"out of memory|insufficient space|bad_alloc", re.IGNORECASE)
+
+
+def _answer(row: Mapping[str, Any] | None, said: Iterable[bytes]) -> _Answer:
+    match row:
+        case None:
+            return _Failed(error_message(_text(said)))
+        case {"attrs": list(names)}:
+            return _Set(tuple(str(name) for name in names))
+        case _:
+            return _Job(row)
+
+
+def _text(lines: Iterable[bytes]) -> str:
+    return b"\n".join(lines).decode(errors="replace")

@@ -1,0 +1,157 @@
+"""Evaluation of a locked source: jobs and failures, streamed, whichever evaluator is installed.
+
+This module chooses the evaluator and finishes what needs all rows (aggregates). It judges
+nothing: an evaluation without any job yields nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from reconciler import process
+from reconciler.errors import ReconcilerError
+from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, Jobset
+from reconciler.nix import builtin_evaluator, eval_jobs
+from reconciler.nix.aggregates import resolve_aggregates
+from reconciler.nix.expression import EvaluationTask, evaluation_task
+from reconciler.nix.rows import Aggregate, Row, error_message
+from reconciler.source import LockedSource, fetch_environment
+
+
+class Evaluator(Protocol):
+    """One way to evaluate. It calls `emit` for each row, one call at a time or several at once,
+    and `finish` after the last; what it made is rooted until `finish` returns.
+    """
+
+    async def __call__(
+        self,
+        task: EvaluationTask,
+        *,
+        emit: Callable[[Row], Awaitable[None]],
+        finish: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Evaluate; a ReconcilerError is the failure of the evaluation as a whole."""
+
+
+async def evaluate(
+    locked: LockedSource,
+    jobset: Jobset,
+    *,
+    environment: Mapping[str, str],
+    work_dir: Path | None = None,
+) -> AsyncGenerator[EvaluatedJob | EvaluationFailure, None]:
+    """Evaluate; each job and each failure as it comes, in no order, aggregates last.
+
+    A fault of the evaluation as a whole is a failure with an empty path, and what was found
+    before stands. A job's derivation is protected from collection until the next item is asked
+    for: by then it must be rooted. `work_dir` is an existing folder for temporary files (None:
+    the system's). Close the iterator (`contextlib.aclosing`) if it is left early: that ends the
+    processes.
+    """
+    with tempfile.TemporaryDirectory(prefix="evaluation-", dir=work_dir) as scratch:
+        task = evaluation_task(
+            locked,
+            attributes=jobset.attributes,
+            systems=jobset.systems,
+            settings=jobset.evaluation,
+            environment=fetch_environment(environment),
+            work_dir=Path(scratch),
+        )
+        rows = _Rows()
+        running = asyncio.create_task(_run(locked, task, rows))
+        try:
+            async for row in rows:
+                yield row
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+class _Rows:
+    """The way from the evaluator, in a task of its own, to the consumer.
+
+    The evaluator waits until a row has been dealt with: until then the process that made it, and
+    with it the derivation's temporary root, lives. (Its own task, because a deadline inside an
+    asynchronous generator would strike whoever consumes it.)
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[EvaluatedJob | EvaluationFailure | None] = asyncio.Queue(1)
+        self._fault: Exception | None = None
+
+    async def put(self, row: EvaluatedJob | EvaluationFailure) -> None:
+        await self._queue.put(row)
+        await self._queue.join()
+
+    def fail(self, error: Exception) -> None:
+        self._fault = error
+
+    async def end(self) -> None:
+        await self._queue.put(None)
+
+    async def __aiter__(self) -> AsyncIterator[EvaluatedJob | EvaluationFailure]:
+        while (row := await self._queue.get()) is not None:
+            yield row
+            self._queue.task_done()
+        if self._fault is not None:
+            raise self._fault
+
+
+async def _run(locked: LockedSource, task: EvaluationTask, rows: _Rows) -> None:
+    jobs: dict[str, DrvPath] = {}
+    failed: set[str] = set()
+    aggregates: list[Aggregate] = []
+
+    async def emit(row: Row) -> None:
+        if isinstance(row, Aggregate):
+            aggregates.append(row)
+            return
+        if isinstance(row, EvaluatedJob):
+            jobs[row.attr] = row.drv_path
+        else:
+            failed.add(row.attr)
+        await rows.put(row)
+
+    async def finish() -> None:
+        for row in resolve_aggregates(aggregates, jobs=jobs, failed=frozenset(failed)):
+            await rows.put(row)
+        aggregates.clear()
+
+    try:
+        await _protect_tree(locked, task)
+        evaluator = _evaluator(task.environment)
+        await evaluator(task, emit=emit, finish=finish)
+    except ReconcilerError as error:
+        await rows.put(EvaluationFailure(attr_path=(), message=str(error)))
+        await finish()
+    except Exception as error:  # noqa: BLE001  (a fault of ours must not look like an end)
+        rows.fail(error)
+    await rows.end()
+
+
+def _evaluator(environment: Mapping[str, str]) -> Evaluator:
+    if shutil.which(eval_jobs.COMMAND, path=environment.get("PATH")):
+        return eval_jobs.run
+    return builtin_evaluator.run
+
+
+async def _protect_tree(locked: LockedSource, task: EvaluationTask) -> None:
+    """Root the copy of a local source for as long as it is evaluated."""
+    if locked.store_path is None:
+        return
+    root = task.work_dir / "source"
+    rooted = await process.run(
+        ["nix-store", "--realise", locked.store_path, "--add-root", str(root)],
+        env=task.environment,
+        timeout=task.settings.timeout,
+    )
+    if rooted.returncode != 0:
+        raise ReconcilerError(
+            f"the copy of the source, {locked.store_path}, cannot be kept in the store: "
+            f"{error_message(rooted.stderr)}"
+        )

@@ -1,0 +1,120 @@
+"""What is evaluated, as one Nix expression and the settings it is evaluated with.
+
+Both evaluators get the same text: the package's `jobs.nix` applied to the locked source. So what
+is a job, and what it is called, is decided there once. This module starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import UsageError
+from reconciler.model import EvaluationSettings
+from reconciler.source import LockedFlake, LockedGit, LockedSource, LockedTree
+
+AttrPath = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationTask:
+    """One evaluation, as an evaluator needs it."""
+
+    expression: str
+    """A Nix expression, the tree of jobs that `jobs.nix` describes."""
+    options: tuple[str, ...]
+    """Arguments that set Nix's options."""
+    settings: EvaluationSettings
+    environment: Mapping[str, str]
+    work_dir: Path
+    """A folder of this evaluation's own, there until it ends."""
+
+
+def evaluation_task(
+    locked: LockedSource,
+    *,
+    attributes: Sequence[str] | None,
+    systems: Sequence[str] | None,
+    settings: EvaluationSettings,
+    environment: Mapping[str, str],
+    work_dir: Path,
+) -> EvaluationTask:
+    """Put a locked source and a jobset's settings into the form the evaluators take."""
+    request = {
+        "source": _source(locked),
+        "attributes": None if attributes is None else _outermost(attributes),
+        "systems": None if systems is None else list(systems),
+    }
+    quoted = nix_string(json.dumps(request))
+    return EvaluationTask(
+        expression=f"({nix_lib('jobs.nix')}) (builtins.fromJSON {quoted})",
+        options=_options(locked, settings),
+        settings=settings,
+        environment=environment,
+        work_dir=work_dir,
+    )
+
+
+def nix_lib(name: str) -> str:
+    """The text of one of the package's Nix expressions: pure evaluation may not read it itself."""
+    return resources.files("reconciler").joinpath("nix-lib", name).read_text(encoding="utf-8")
+
+
+def nix_string(text: str) -> str:
+    """A Nix string literal; of ASCII without line ends it is one line."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${") + '"'
+
+
+def parse_attr_path(text: str) -> AttrPath:
+    """Split `packages."a.b".c` at its dots, as Nix does."""
+    parts: list[str] = []
+    part, quoted, known = "", False, False
+    for character in text:
+        if character == '"':
+            quoted, known = not quoted, True
+        elif character == "." and not quoted:
+            parts.append(part)
+            part, known = "", False
+        else:
+            part += character
+    parts.append(part)
+    if quoted or (not part and not known) or "" in parts[:-1]:
+        raise UsageError(
+            f"'{text}' is not an attribute path: write names with dots between them, "
+            "a name that has a dot of its own in double quotes"
+        )
+    return tuple(parts)
+
+
+def _outermost(attributes: Sequence[str]) -> list[AttrPath]:
+    """Their paths, without those that lie below another one: they are evaluated with it."""
+    unique = sorted({parse_attr_path(text) for text in attributes})
+    return [path for path in unique if not any(path[:end] in unique for end in range(1, len(path)))]
+
+
+def _source(locked: LockedSource) -> dict[str, Any]:
+    called = {"file": locked.file, "args": dict(locked.args)}
+    match locked.origin:
+        case LockedFlake(url=url):
+            return {"flake": url}
+        case LockedGit(fetch=fetch):
+            return {"git": dict(fetch), **called}
+        case LockedTree(store_path=store_path, nar_hash=nar_hash):
+            # Already in the store under the name `source`, so Nix does not copy it again.
+            return {"tree": {"type": "path", "path": store_path, "narHash": nar_hash}, **called}
+
+
+def _options(locked: LockedSource, settings: EvaluationSettings) -> tuple[str, ...]:
+    pure = isinstance(locked.origin, LockedFlake) or settings.pure
+    values = {
+        "pure-eval": pure,
+        "allow-import-from-derivation": settings.allow_import_from_derivation,
+    }
+    options = ["--extra-experimental-features", "nix-command flakes"]
+    for name, value in values.items():
+        options += ["--option", name, "true" if value else "false"]
+    return tuple(options)
