@@ -25,6 +25,8 @@ NIX_BIN = $(shell scripts/find-nix.sh '$(NIX_PREFIX)')
 RUN = PATH="$(CURDIR)/.venv/bin:$(NIX_BIN):$$PATH"
 TEST = $(RUN) RECONCILER_NIX_BIN='$(NIX_BIN)' RECONCILER_TEST_NIX_OLD='$(OLD_NIX_BIN)'
 
+# Two installations at once would wait for, or fail on, apt's lock.
+.NOTPARALLEL:
 .PHONY: all venv nix old-nix tools demo clean-demo test check format bench bench-quick lock clean
 
 all: venv nix

@@ -13,9 +13,19 @@ case $1 in /*) folder=$1 ;; *) folder=$PWD/$1 ;; esac
     exit 1
 }
 
+umask 022
+mkdir -p "$folder"
+cat >"$folder/env" <<END
+# The demo's environment: . $folder/env
+export PATH="$(dirname "$(command -v reconciler)"):$(dirname "$(command -v nix)"):\$PATH"
+export NIX_STORE_DIR="$folder/nix/store" NIX_STATE_DIR="$folder/nix/state" NIX_LOG_DIR="$folder/nix/log"
+export NIX_CONF_DIR="$folder/nix/conf" NIX_USER_CONF_FILES= NIX_REMOTE= NIX_PATH=
+export XDG_CACHE_HOME="$folder/nix/cache"
+export RECONCILER_CONFIG="$folder/reconciler.yaml" RECONCILER_STATE_DIR="$folder/state"
+END
+
 # Nix refuses a store below a folder that everyone may write to, so FOLDER is not in /tmp. Without a
 # build-users-group builds run as whoever starts them, in a user namespace: no build users are needed.
-umask 022
 mkdir -p "$folder/nix/conf" "$folder/secrets"
 chmod 700 "$folder/secrets"
 cat >"$folder/nix/conf/nix.conf" <<END
@@ -24,14 +34,6 @@ substituters =
 build-users-group =
 sandbox = true
 sandbox-paths = /bin/sh=$(command -v bash-static || readlink -f /bin/sh) /usr /lib /lib64
-END
-cat >"$folder/env" <<END
-# The demo's environment: . $folder/env
-export PATH="$(dirname "$(command -v reconciler)"):$(dirname "$(command -v nix)"):\$PATH"
-export NIX_STORE_DIR="$folder/nix/store" NIX_STATE_DIR="$folder/nix/state" NIX_LOG_DIR="$folder/nix/log"
-export NIX_CONF_DIR="$folder/nix/conf" NIX_USER_CONF_FILES= NIX_REMOTE= NIX_PATH=
-export XDG_CACHE_HOME="$folder/nix/cache"
-export RECONCILER_CONFIG="$folder/reconciler.yaml" RECONCILER_STATE_DIR="$folder/state"
 END
 . "$folder/env"
 

@@ -15,5 +15,6 @@ scripts/need.sh python3 "command -v '$python'" python3-venv "'$python' -c 'impor
 
 pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
 pip install --require-hashes -r requirements.lock
-# With the locked setuptools: an isolated build would fetch one that nothing pins.
-pip install --no-deps --no-build-isolation --editable .
+# With the locked setuptools: an isolated build would fetch one that nothing pins. Its warnings are about
+# what an editable install is.
+PYTHONWARNINGS=ignore pip install --no-deps --no-build-isolation --editable .
