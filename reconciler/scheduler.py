@@ -176,6 +176,8 @@ def _closed(slots: Slots) -> bool:
 
 # Of what is ready, the least goes first: not requested, priority and path negated, id.
 _Entry = tuple[bool, int, float, int]
+# Of jobsets, the least goes first: level, and when it was last served.
+_Standing = tuple[float, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +220,14 @@ class Scheduler:
 
     def demand(self, demands: Iterable[Demand], shares: Mapping[JobsetName, int]) -> None:
         """Replace what is wanted, and the shares of the declared jobsets."""
-        self._demands = tuple(demands)
-        self._shares = dict(shares)
-        for name, share in self._shares.items():
+        wishes = tuple(demands)
+        for name, share in shares.items():
             if share <= 0:
                 raise ValueError(f"jobset {name} has {share} shares: at least 1 is needed")
-        for wanted in self._demands:
-            if wanted.jobset not in self._shares:
+        for wanted in wishes:
+            if wanted.jobset not in shares:
                 raise ValueError(f"jobset {wanted.jobset} wants something but has no shares")
+        self._demands, self._shares = wishes, dict(shares)
         self._levels = {name: self._levels.get(name, self._served) for name in self._shares}
         self._ranked = None
 
@@ -249,16 +251,19 @@ class Scheduler:
         if running is not None:
             for name in running.jobsets:
                 if name in self._levels:
-                    took = (now - running.started) / len(running.jobsets)
+                    # The clock may have been set back meanwhile.
+                    took = max(0.0, now - running.started) / len(running.jobsets)
                     self._levels[name] += took / self._shares[name]
 
     def _forgive(self, levels: Mapping[JobsetName, float], now: float) -> None:
         """Let nobody save up: raise those with nothing to do to what is being served."""
         busy = {name for running in self._running.values() for name in running.jobsets}
+        union = 0
         for heaps in self._heaps.values():
             for mask, heap in heaps.items():
-                if self._head(heap, now) is not None:
-                    busy.update(self._jobsets(mask))
+                if union | mask != union and self._head(heap, now) is not None:
+                    union |= mask
+        busy.update(name for bit, name in enumerate(self._names) if union >> bit & 1)
         for name, share in self._shares.items():
             floor = self._served - CREDIT / share if name in busy else self._served
             self._levels[name] += max(0.0, floor - levels[name])
@@ -269,11 +274,14 @@ class Scheduler:
         """Give the builds to start now, best first. The same question has the same answer."""
         self._refresh(now)
         fleet = Fleet(slots, self._turns)
-        levels = self._levels_at(now)
-        turns = dict(self._jobset_turns)
+        turn = max(self._jobset_turns.values(), default=0)
+        standings = {
+            name: (level, self._jobset_turns.get(name, 0))
+            for name, level in self._levels_at(now).items()
+        }
         taken: list[tuple[list[_Entry], _Entry]] = []
         assigned = []
-        while (best := self._best(fleet, levels, turns, now)) is not None:
+        while (best := self._best(fleet, standings, now)) is not None:
             mask, heap = best
             taken.append((heap, heapq.heappop(heap)))
             node = self._graph[taken[-1][1][-1]]
@@ -281,10 +289,10 @@ class Scheduler:
             if builder is not None:
                 assigned.append(Assignment(node.id, builder))
                 jobsets = self._jobsets(mask)
-                turn = max(turns.values(), default=0) + 1
+                turn += 1
                 for name in jobsets:
-                    levels[name] += node.weight / len(jobsets) / self._shares[name]
-                    turns[name] = turn
+                    cost = node.weight / len(jobsets) / self._shares[name]
+                    standings[name] = (standings[name][0] + cost, turn)
         for heap, entry in taken:
             heapq.heappush(heap, entry)
         return assigned
@@ -397,13 +405,12 @@ class Scheduler:
     def _best(
         self,
         fleet: Fleet,
-        levels: Mapping[JobsetName, float],
-        turns: Mapping[JobsetName, int],
+        standings: Mapping[JobsetName, _Standing],
         now: float,
     ) -> tuple[int, list[_Entry]] | None:
         """Give the heap whose head goes first of all that a builder has room for."""
         best: tuple[int, list[_Entry]] | None = None
-        first: tuple[bool, float, int, _Entry] | None = None
+        first: tuple[bool, _Standing, _Entry] | None = None
         for platform, heaps in self._heaps.items():
             if not fleet.has_room(platform):
                 continue
@@ -411,8 +418,8 @@ class Scheduler:
                 entry = self._head(heap, now)
                 if entry is None:
                     continue
-                level, turn = min((levels[n], turns.get(n, 0)) for n in self._jobsets(mask))
-                rank = (entry[0], level, turn, entry)
+                neediest = min(map(standings.__getitem__, self._jobsets(mask)))
+                rank = (entry[0], neediest, entry)
                 if first is None or rank < first:
                     best, first = (mask, heap), rank
         return best

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.graph import DependencyCycleError, Graph, Node, Platform
@@ -12,6 +12,8 @@ from reconciler.model import BuilderName, BuildState
 LINUX = Platform("x86_64-linux")
 ARM = Platform("aarch64-linux")
 Edges = dict[int, tuple[int, ...]]
+# A busy machine is no fault of the code.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def node(key: int, *inputs: int, state: BuildState = BuildState.QUEUED, weight: float = 1) -> Node:
@@ -262,6 +264,24 @@ def test_lost_outputs_make_dependants_wait_again() -> None:
     assert finish(target, 3) == [4]
 
 
+def test_putting_back_leaves_alone_what_does_not_need_it() -> None:
+    target = graph({1: (), 2: (1,), 3: ()})
+    finish(target, 1)
+    feed = target.subscribe()
+    target.restore([node(1)], {1: [2]})
+    assert target.ready == {1, 3}
+    assert feed == [1]
+    assert target.shape == 2
+
+
+def test_what_comes_back_without_an_edge_is_not_counted_by_it() -> None:
+    target = graph({1: (), 2: (), 3: (1, 2)})
+    target.remove([3])
+    target.add([node(3, 2)])
+    assert finish(target, 1) == []
+    assert finish(target, 2) == [3]
+
+
 def test_lost_outputs_of_what_was_never_loaded_gain_their_edges() -> None:
     target = Graph()
     target.add([node(3), node(4, 3)])
@@ -315,9 +335,18 @@ def test_the_root_cause_is_the_nearest_and_of_those_the_lowest() -> None:
     assert target.dependency_failed() == {4: 1, 5: 2, 6: 1, 7: 1}
 
 
+def test_the_shortest_way_to_a_failure_counts_where_there_are_several() -> None:
+    target = graph({1: (), 2: (1,), 3: (1, 2), 4: (3, 2)})
+    finish(target, 1, BuildState.FAILED)
+    assert target.dependency_failed() == {2: 1, 3: 1, 4: 1}
+    target.settle(3, BuildState.CANCELLED)
+    assert target.dependency_failed() == {2: 1, 4: 3}
+
+
 # --- Properties ----------------------------------------------------------------------------
 
 
+@settings(UNTIMED)
 @given(dags(), st.data())
 def test_settling_step_by_step_equals_loading_what_is_left(
     edges: Edges, data: st.DataObject
@@ -347,6 +376,7 @@ def test_settling_step_by_step_equals_loading_what_is_left(
         assert set(target.waiting_on(left.id)) == set(fresh.waiting_on(left.id))
 
 
+@settings(UNTIMED)
 @given(dags(), st.data())
 def test_leaving_out_of_order_and_coming_back_keeps_the_graph_true(
     edges: Edges, data: st.DataObject
@@ -371,6 +401,7 @@ def test_leaving_out_of_order_and_coming_back_keeps_the_graph_true(
             assert (known in target.ready) == (not unmet)
 
 
+@settings(UNTIMED)
 @given(dags(), st.data())
 def test_failures_reach_exactly_their_transitive_dependants(
     edges: Edges, data: st.DataObject
@@ -391,6 +422,7 @@ def test_failures_reach_exactly_their_transitive_dependants(
         assert cause in below(edges, key) & failed
 
 
+@settings(UNTIMED)
 @given(dags(), st.data())
 def test_wishes_reach_exactly_what_is_needed(edges: Edges, data: st.DataObject) -> None:
     target = graph(edges)
@@ -405,6 +437,7 @@ def test_wishes_reach_exactly_what_is_needed(edges: Edges, data: st.DataObject) 
     assert target.highest(roots) == greatest
 
 
+@settings(UNTIMED)
 @given(dags(), st.data())
 def test_critical_paths_are_the_longest_of_all_paths(edges: Edges, data: st.DataObject) -> None:
     weights = {key: data.draw(st.integers(0, 9)) for key in sorted(edges)}

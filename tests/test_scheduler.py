@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.graph import Graph, Node, Platform
@@ -24,6 +24,8 @@ from reconciler.scheduler import (
 X86, ARM = "x86_64-linux", "aarch64-linux"
 KVM = frozenset({"kvm"})
 WEB, LIB = JobsetName("web"), JobsetName("lib")
+# A busy machine is no fault of the code.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def machine(
@@ -399,6 +401,24 @@ def test_the_builder_of_the_fault_is_avoided_where_another_can_be_had() -> None:
     assert given_to(scheduler.assignments([bad, machine("arm", ARM)], now=0)) == [(1, "bad")]
 
 
+def test_a_clock_that_steps_back_makes_a_back_off_wait_again() -> None:
+    graph, scheduler = scheduled([node(1)])
+    graph.start(1)
+    graph.requeue(1, not_before=60)
+    assert order_of(scheduler, now=60) == [1]
+    assert order_of(scheduler, now=50) == []
+    assert scheduler.next_wake(50) == 60
+    assert order_of(scheduler, now=60) == [1]
+
+
+def test_what_is_queued_again_at_once_is_given_out_once() -> None:
+    graph, scheduler = scheduled([node(1), node(2)])
+    assert order_of(scheduler) == [1, 2]
+    graph.start(1)
+    graph.requeue(1)
+    assert order_of(scheduler) == [1, 2]
+
+
 # --- Fair share ----------------------------------------------------------------------------
 
 
@@ -462,7 +482,7 @@ def test_a_newcomer_neither_monopolises_nor_waits() -> None:
 
 def test_idleness_is_not_saved_up() -> None:
     nodes, demands = crowd({WEB: 500, LIB: 1})
-    farm = Farm(*scheduled(nodes, demands), [machine("m")])
+    farm = Farm(*scheduled(nodes, demands, {WEB: 1, LIB: 1}), [machine("m")])
     farm.run(most=200)
     farm.graph.add(node(key) for key in range(1001, 1501))
     farm.scheduler.demand([*demands, *want(LIB, *range(1001, 1501))], {WEB: 1, LIB: 1})
@@ -517,11 +537,32 @@ def test_a_jobset_that_is_removed_while_it_builds_is_forgotten() -> None:
     assert order_of(scheduler) == [2]
 
 
+def test_a_clock_that_steps_back_gives_no_share_back() -> None:
+    graph, scheduler = scheduled([node(1), node(2), node(3)], [*want(WEB, 1, 2), *want(LIB, 3)])
+    graph.start(1)
+    scheduler.started(1, BuilderName("m"), now=1000)
+    scheduler.finished(1, now=10)
+    assert order_of(scheduler, now=10) == [3, 2]
+
+
 def test_builds_without_weight_take_turns_too() -> None:
     nodes, demands = crowd({WEB: 50, LIB: 50}, weight=0)
     farm = Farm(*scheduled(nodes, demands), [machine("m")])
     farm.run(most=20)
     assert sum(key <= 50 for key in farm.built) == 10
+
+
+def test_one_round_is_as_fair_as_many() -> None:
+    web = [node(key, weight=10) for key in range(1, 20)]
+    lib = [node(key, weight=1) for key in range(20, 50)]
+    demands = [*want(WEB, *range(1, 20)), *want(LIB, *range(20, 50))]
+    _, scheduler = scheduled([*web, *lib], demands)
+    assigned = scheduler.assignments([machine("m", jobs=11)], now=0)
+    assert [a.derivation for a in assigned] == [1, *range(20, 30)]
+    nodes, demands = crowd({WEB: 50, LIB: 50}, weight=0)
+    _, scheduler = scheduled(nodes, demands)
+    assigned = scheduler.assignments([machine("m", jobs=6)], now=0)
+    assert [a.derivation for a in assigned] == [1, 51, 2, 52, 3, 53]
 
 
 # --- Whole runs ----------------------------------------------------------------------------
@@ -574,7 +615,7 @@ def doomed(edges: Mapping[int, tuple[int, ...]], bad: Mapping[int, BuildState]) 
     return found
 
 
-@settings(max_examples=150)
+@settings(UNTIMED, max_examples=150)
 @given(farms())
 def test_all_is_built_but_what_needs_a_bad_one(
     made: tuple[dict[int, tuple[int, ...]], Farm],
@@ -588,7 +629,7 @@ def test_all_is_built_but_what_needs_a_bad_one(
         assert set(edges[key]) <= set(farm.built[:place])
 
 
-@settings(max_examples=60)
+@settings(UNTIMED, max_examples=60)
 @given(farms(), st.data())
 def test_infrastructure_failures_delay_but_lose_nothing(
     made: tuple[dict[int, tuple[int, ...]], Farm], data: st.DataObject
@@ -616,7 +657,7 @@ def test_infrastructure_failures_delay_but_lose_nothing(
     assert sorted(farm.built) == sorted(edges)
 
 
-@settings(max_examples=60)
+@settings(UNTIMED, max_examples=60)
 @given(farms(), st.data())
 def test_a_scheduler_made_anew_agrees_with_one_that_saw_it_all(
     made: tuple[dict[int, tuple[int, ...]], Farm], data: st.DataObject
