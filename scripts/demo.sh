@@ -41,7 +41,9 @@ key=$folder/secrets/signing-key
 [ -e "$key" ] || nix-store --generate-binary-cache-key nix-reconciler-demo-1 "$key" "$key.pub"
 
 rm -rf "$folder/sources"
-cp -R examples/quickstart/sources examples/quickstart/reconciler.yaml "$folder"
+cp -R examples/quickstart/sources "$folder"
+system=$(nix eval --raw --impure --expr builtins.currentSystem)
+sed "s/x86_64-linux/$system/" examples/quickstart/reconciler.yaml >"$folder/reconciler.yaml"
 
 # Run a command, shown as one would type it; its exit status must be the one that is due.
 expect() {

@@ -19,11 +19,12 @@ SHELL: list[set[str]] = [
     {"cli"},
     {"daemon"},
     {"reconcile"},
-    {"act", "collect"},
+    {"act", "collect", "requests"},
     {"farm"},
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
+    {"pushing"},
     {"outcomes"},
     {"attempt", "ingest", "store"},
     {"build_log", "build_products", "failures"},
@@ -31,11 +32,12 @@ EFFECTS: list[set[str]] = [
     {"nix"},
     {"source"},
     {"config"},
-    {"config_rules", "config_schema"},
+    {"config_refusals", "config_rules"},
+    {"config_schema"},
     {"document"},
     {"document_json", "document_yaml"},
     {"document_tree"},
-    {"process"},
+    {"process", "watch"},
 ]
 PURE: list[set[str]] = [
     {"plan", "status", "explain"},
