@@ -1,0 +1,139 @@
+"""Actions become effects: the intent is written down, then the executor is told. Never waits."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from reconciler import plan
+from reconciler.attempt import Order
+from reconciler.database import built, evaluated, observe, pushed
+from reconciler.farm import Farm
+from reconciler.model import BuildState, PushScope, PushState
+from reconciler.plan import RunningBuild
+from reconciler.transitions import Cause
+
+
+def act(farm: Farm, action: plan.Action, *, now: float) -> None:
+    """Carry out one action."""
+    match action:
+        case plan.Poll():
+            _poll(farm, action)
+        case plan.Evaluate():
+            _evaluate(farm, action, now=now)
+        case plan.Build():
+            _build(farm, action, now=now)
+        case plan.StopBuild():
+            farm.running[action.derivation] = RunningBuild(
+                attempt=action.attempt,
+                derivation=action.derivation,
+                builder=farm.running[action.derivation].builder,
+                stopping=True,
+            )
+            farm.executor.stop_build(action.attempt)
+        case plan.Withdraw():
+            _withdraw(farm, action, now=now)
+        case plan.QueuePushes():
+            _queue_pushes(farm, action)
+        case plan.Push():
+            _push(farm, action, now=now)
+        case plan.Release():
+            farm.store.release(action.evaluation)
+        case plan.Forget():
+            evaluated.forget_evaluations(farm.database, [action.evaluation], now=now)
+        case plan.Prune():
+            farm.executor.stop_evaluation(action.jobset)
+            evaluated.prune_jobset(farm.database, action.jobset, now=now)
+            farm.progress.pop(action.jobset, None)
+        case _:
+            assert_never(action)
+
+
+def _poll(farm: Farm, action: plan.Poll) -> None:
+    progress = farm.progress_of(action.jobset)
+    progress.busy = True
+    progress.triggered = None
+    farm.executor.poll(farm.desired.jobsets[action.jobset])
+
+
+def _evaluate(farm: Farm, action: plan.Evaluate, *, now: float) -> None:
+    progress = farm.progress_of(action.jobset)
+    assert progress.locked is not None
+    progress.busy = True
+    progress.forced = None
+    number = evaluated.begin_evaluation(
+        farm.database,
+        action.jobset,
+        fingerprint=action.locked.fingerprint,
+        locked=action.locked.text,
+        cause=action.cause,
+        now=now,
+    )
+    farm.executor.evaluate(
+        farm.desired.jobsets[action.jobset],
+        progress.locked,
+        number,
+        farm.work.ids.keys(),
+    )
+
+
+def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
+    (attempt,) = built.begin_attempts(farm.database, [(action.derivation, action.builder)], now=now)
+    farm.work.graph.start(action.derivation)
+    farm.work.scheduler.started(action.derivation, action.builder, now=now)
+    farm.running[action.derivation] = RunningBuild(
+        attempt=attempt, derivation=action.derivation, builder=action.builder
+    )
+    farm.executor.build(
+        Order(
+            attempt=attempt,
+            derivation=action.derivation,
+            path=farm.work.builds[action.derivation].path,
+            limits=farm.work.limits(action.derivation, farm.desired.jobsets),
+        ),
+        action.builder,
+    )
+
+
+def _withdraw(farm: Farm, action: plan.Withdraw, *, now: float) -> None:
+    """Take them out of the graph; only what was still to be built changes its state."""
+    queued = [
+        each for each in action.derivations if farm.work.graph[each].state is BuildState.QUEUED
+    ]
+    built.set_build_states(
+        farm.database,
+        [(each, BuildState.QUEUED, BuildState.CANCELLED) for each in queued],
+        cause=Cause.NO_LONGER_WANTED,
+        now=now,
+    )
+    farm.work.withdraw(action.derivations)
+
+
+def _queue_pushes(farm: Farm, action: plan.QueuePushes) -> None:
+    cache = farm.desired.caches[action.cache]
+    farm.unqueued.get(action.cache, set()).difference_update(action.derivations)
+    farm.closing.setdefault(action.cache, set()).update(action.derivations)
+    outputs = observe.outputs(farm.database, action.derivations)
+    farm.executor.close_over(
+        cache,
+        {each: list(outputs.get(each, {}).values()) for each in action.derivations},
+        requisites=cache.push is not PushScope.JOBS,
+    )
+
+
+def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
+    pushed.set_push_states(
+        farm.database,
+        action.cache,
+        [
+            pushed.PushChange(
+                path=path,
+                before=PushState.PENDING,
+                after=PushState.PUSHING,
+                cause=Cause.STARTED,
+            )
+            for path in action.paths
+        ],
+        now=now,
+    )
+    farm.pushing.add(action.cache)
+    farm.executor.push(farm.desired.caches[action.cache], action.paths)

@@ -1,0 +1,182 @@
+"""One attempt at one derivation: builds it over a kept connection, within its limits.
+
+Every end is a value (`AttemptResult`), also that of a daemon that went away. Cancelling the task
+stops the build: the connection closes, and its daemon ends what ran on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler import build_products, failures
+from reconciler.build_log import LogWriter
+from reconciler.errors import NixError
+from reconciler.model import (
+    AttemptResult,
+    DrvPath,
+    Limits,
+    Outcome,
+    OutputFact,
+)
+from reconciler.nix.connection import Connection
+from reconciler.nix.logs import BuildLog, LogRecord
+from reconciler.nix.protocol import BuildResult, BuildStatus
+from reconciler.quantities import format_duration, format_size
+
+MESSAGE_BYTES = 16 * 1024
+"""How much of Nix's message about a failure is kept; the log has the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be built, and within which limits."""
+
+    attempt: int
+    derivation: int
+    path: DrvPath
+    limits: Limits
+
+
+class _Limit(Exception):  # noqa: N818 - a control flow within this module, never seen outside
+    """A limit was reached."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class _Watch:
+    """Feeds the log, and knows how long the build has been silent."""
+
+    def __init__(self, writer: LogWriter, limits: Limits) -> None:
+        self.writer = writer
+        self.heard_at = time.monotonic()
+        self.too_long = asyncio.Event()
+        self._max_log = limits.max_log
+
+    def hear(self, record: LogRecord) -> None:
+        """Take one record of the protocol's log stream."""
+        if isinstance(record, BuildLog):
+            self.heard_at = time.monotonic()
+            self.writer.write(record.data + b"\n" if record.line_ends else record.data)
+            if self._max_log is not None and self.writer.bytes > self._max_log:
+                self.too_long.set()
+
+
+async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult:
+    """Make the attempt. Only cancellation is raised."""
+    started_at = time.time()
+    outcome, message = Outcome.INFRASTRUCTURE, ""
+    outputs: Mapping[str, OutputFact] = {}
+    support = build_products.Support(failed=False, products=(), metrics=())
+    substituted = False
+    log_bytes = 0
+    try:
+        writer = LogWriter(logs, order.attempt)
+        try:
+            result = await _build(order, connection, writer)
+            outcome, message = failures.outcome(result.status, result.message), result.message
+            if outcome is Outcome.SUCCEEDED:
+                substituted = result.status is BuildStatus.SUBSTITUTED
+                outputs = await _output_facts(connection, result)
+                support = build_products.read([fact.path for fact in outputs.values()])
+                outcome, message = _judge(order.limits, outputs, support)
+        finally:
+            log_bytes = writer.bytes
+            writer.close()
+    except _Limit as limit:
+        outcome, message = limit.outcome, str(limit)
+    except NixError as error:
+        outcome, message = Outcome.INFRASTRUCTURE, str(error)
+    except OSError as error:
+        outcome, message = Outcome.INFRASTRUCTURE, f"cannot write the build's log: {error}"
+    return AttemptResult(
+        outcome=outcome,
+        message=message[:MESSAGE_BYTES],
+        started_at=started_at,
+        finished_at=time.time(),
+        outputs=outputs,
+        products=support.products,
+        metrics=support.metrics,
+        log_bytes=log_bytes,
+        substituted=substituted,
+    )
+
+
+async def _build(order: Order, connection: Connection, writer: LogWriter) -> BuildResult:
+    """Build, and stop when a limit is reached: Nix enforces none of them on a remote builder."""
+    limits = order.limits
+    watch = _Watch(writer, limits)
+    began = time.monotonic()
+    build = asyncio.ensure_future(connection.build(order.path, on_log=watch.hear))
+    too_long = asyncio.ensure_future(watch.too_long.wait())
+    try:
+        while True:
+            now = time.monotonic()
+            _check_time(limits, running=now - began, silent=now - watch.heard_at)
+            done, _ = await asyncio.wait(
+                (build, too_long),
+                timeout=_patience(limits, running=now - began, silent=now - watch.heard_at),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if build in done:
+                return build.result()
+            if too_long in done:
+                raise _Limit(
+                    Outcome.LOG_LIMIT,
+                    f"wrote more log than maxLog allows ({format_size(limits.max_log or 0)})",
+                )
+    finally:
+        for task in (build, too_long):
+            task.cancel()
+        await asyncio.gather(build, too_long, return_exceptions=True)
+
+
+def _check_time(limits: Limits, *, running: float, silent: float) -> None:
+    if limits.timeout is not None and running >= limits.timeout:
+        raise _Limit(
+            Outcome.TIMED_OUT, f"ran longer than its timeout ({format_duration(limits.timeout)})"
+        )
+    if limits.max_silent is not None and silent >= limits.max_silent:
+        raise _Limit(
+            Outcome.TIMED_OUT,
+            f"printed nothing for longer than maxSilent ({format_duration(limits.max_silent)})",
+        )
+
+
+def _patience(limits: Limits, *, running: float, silent: float) -> float | None:
+    """Seconds until a limit could be reached; None: never."""
+    rest = []
+    if limits.timeout is not None:
+        rest.append(limits.timeout - running)
+    if limits.max_silent is not None:
+        rest.append(limits.max_silent - silent)
+    return max(0.0, min(rest)) if rest else None
+
+
+async def _output_facts(connection: Connection, result: BuildResult) -> dict[str, OutputFact]:
+    facts = {}
+    for name, path in result.outputs.items():
+        info = await connection.query_path_info(path)
+        if info is not None:
+            facts[name] = OutputFact(path=path, size=info.nar_size)
+    return facts
+
+
+def _judge(
+    limits: Limits, outputs: Mapping[str, OutputFact], support: build_products.Support
+) -> tuple[Outcome, str]:
+    """Whether a build that Nix calls good is one."""
+    size = sum(fact.size for fact in outputs.values())
+    if limits.max_output is not None and size > limits.max_output:
+        return Outcome.OUTPUT_LIMIT, (
+            f"its outputs have {format_size(size)}, more than maxOutput allows"
+            f" ({format_size(limits.max_output)})"
+        )
+    if support.failed:
+        return Outcome.FAILED, "the build itself says that it failed (nix-support/failed)"
+    return Outcome.SUCCEEDED, ""

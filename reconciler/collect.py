@@ -1,0 +1,150 @@
+"""What ended becomes recorded fact: each outcome is written down, then applied to the farm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from reconciler import outcomes as out
+from reconciler.database import built, evaluated, observe, pushed
+from reconciler.farm import Farm
+from reconciler.model import BuildState, Outcome, PushState
+from reconciler.transitions import Cause
+from reconciler.work import package_name
+
+MAX_BACKOFF = 3600.0
+"""Seconds between attempts at most, however often something failed."""
+PUSH_BACKOFF = 5.0
+"""Seconds after a path's first failure; doubled each time."""
+
+
+def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
+    """Record one outcome and apply it."""
+    match outcome:
+        case out.Polled():
+            _polled(farm, outcome, now=now)
+        case out.Discovered():
+            _discovered(farm, outcome, now=now)
+        case out.Evaluated():
+            _evaluated(farm, outcome, now=now)
+        case out.Built():
+            _built(farm, outcome, now=now)
+        case out.Closed():
+            _closed(farm, outcome, now=now)
+        case out.Pushed():
+            _pushed(farm, outcome, now=now)
+        case _:
+            assert_never(outcome)
+
+
+def _polled(farm: Farm, outcome: out.Polled, *, now: float) -> None:
+    progress = farm.progress_of(outcome.jobset)
+    progress.busy = False
+    progress.polled_at = now
+    progress.locked = outcome.locked
+    farm.fault("jobset", outcome.jobset, "source-unavailable", outcome.error)
+
+
+def _discovered(farm: Farm, outcome: out.Discovered, *, now: float) -> None:
+    farm.join(outcome.batch.live, now=now)
+    farm.want()
+    wanted = set(outcome.batch.available)
+    farm.hold_outputs(outcome.evaluation, wanted)
+    for cache in farm.caches_of([outcome.jobset]):
+        farm.unqueued.setdefault(cache.name, set()).update(wanted)
+
+
+def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
+    evaluated.end_evaluation(farm.database, outcome.evaluation, error=outcome.error, now=now)
+    farm.progress_of(outcome.jobset).busy = False
+    farm.want()
+
+
+def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
+    result, derivation = outcome.result, outcome.derivation
+    farm.running.pop(derivation)
+    by_request = derivation in farm.cancelled
+    farm.cancelled.discard(derivation)
+    withdrawn = result.outcome is Outcome.CANCELLED and not by_request
+    if withdrawn and derivation not in farm.work.unwanted():
+        # Stopped because nothing needed it; meanwhile something does.
+        withdrawn, result = False, replace(result, outcome=Outcome.INTERRUPTED)
+    build = farm.work.builds[derivation]
+    failures = build.failures + 1
+    not_before = now + min(farm.backoff(derivation) * 2 ** (failures - 1), MAX_BACKOFF)
+    state = built.end_attempt(
+        farm.database,
+        outcome.attempt,
+        derivation,
+        result,
+        not_before=not_before,
+        cause=Cause.NO_LONGER_WANTED if withdrawn else None,
+    )
+    farm.work.scheduler.finished(derivation, now=now)
+    if result.outcome is Outcome.SUCCEEDED and not result.substituted:
+        seconds = result.finished_at - result.started_at
+        name = package_name(build.name)
+        built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
+        farm.work.learn(build.name, build.system, seconds)
+    if state is BuildState.QUEUED:
+        farm.work.failed_again(derivation)
+        farm.work.graph.requeue(derivation, not_before=not_before, avoid=outcome.builder)
+    else:
+        farm.settle(derivation, state)
+        if state.good:
+            for evaluation in {job.evaluation for job in farm.work.jobs(derivation)}:
+                farm.hold_outputs(evaluation, {derivation})
+
+
+def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
+    farm.closing.get(outcome.cache, set()).difference_update(outcome.derivations)
+    if outcome.error is not None:
+        farm.fault("cache", outcome.cache, "closure-unknown", outcome.error)
+        farm.unqueued.setdefault(outcome.cache, set()).update(outcome.derivations)
+        return
+    farm.fault("cache", outcome.cache, "closure-unknown", None)
+    pushed.queue_pushes(
+        farm.database,
+        outcome.cache,
+        roots=outcome.derivations,
+        paths=outcome.paths,
+        now=now,
+    )
+
+
+def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
+    farm.pushing.discard(outcome.cache)
+    farm.fault("cache", outcome.cache, "unusable", outcome.unusable)
+    failures = observe.push_failures(farm.database, outcome.cache, outcome.failed)
+    changes = [
+        pushed.PushChange(
+            path=path,
+            before=PushState.PUSHING,
+            after=PushState.PUSHED,
+            cause=Cause.SUCCEEDED if size else Cause.FOUND_IN_CACHE,
+            bytes=size,
+        )
+        for path, size in outcome.sent.items()
+    ]
+    changes += [
+        pushed.PushChange(
+            path=path,
+            before=PushState.PUSHING,
+            after=PushState.FAILED,
+            cause=Cause.PATH_COLLECTED,
+            error="the store has it no longer",
+        )
+        for path in outcome.gone
+    ]
+    changes += [
+        pushed.PushChange(
+            path=path,
+            before=PushState.PUSHING,
+            after=PushState.PENDING,
+            cause=Cause.INFRASTRUCTURE,
+            error=message,
+            not_before=now + min(PUSH_BACKOFF * 2 ** failures.get(path, 0), MAX_BACKOFF),
+        )
+        for path, message in outcome.failed.items()
+    ]
+    pushed.set_push_states(farm.database, outcome.cache, changes, now=now)

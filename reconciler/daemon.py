@@ -1,0 +1,244 @@
+"""The loop: one process a state directory, woken by timers, files, requests and ended work.
+
+Opens what a tick needs, decides when to tick, and closes it again. What a tick does is
+`reconcile`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from reconciler import build_log, config, reconcile
+from reconciler.config import ConfigError
+from reconciler.database import Database, StateLock, observe, open_writer, recovery
+from reconciler.errors import StateError
+from reconciler.executor import Executor, Places
+from reconciler.farm import Farm
+from reconciler.ingest import Ingest
+from reconciler.model import Desired, JobsetName, PathSource
+from reconciler.nix import settings as nix_settings
+from reconciler.nix.endpoint import local_endpoint
+from reconciler.store import Store
+from reconciler.watch import Watcher
+from reconciler.work import Work
+
+Observer = Callable[[Database, float], None]
+"""Is shown the database after every tick; reads only."""
+
+DOCUMENT_CHECK = 30.0
+"""Seconds between looks at the document although no watch reported a change."""
+CONFIG_KEY = ""
+"""The watch key of the document; a jobset's source has the jobset's name, never empty."""
+WAKE_SOCKET = "wake"
+ONCE_PUSH_FAILURES = 3
+"""`run --once` gives a path up after so many failures; the daemon never does."""
+
+
+def run(
+    *,
+    config: Path,
+    state_dir: Path,
+    environment: Mapping[str, str],
+    once: bool,
+    observe: Observer,
+) -> bool:
+    """Reconcile until told to stop, or (`once`) until nothing is left that could go on.
+
+    Gives whether it got there. ReconcilerError for what keeps it from starting.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(
+            f"cannot make the state directory {state_dir}: {error.strerror}. "
+            "Name another one with --state-dir."
+        ) from error
+    with StateLock(state_dir):
+        database = open_writer(state_dir, now=time.time())
+        try:
+            places = Places(state_dir=state_dir, environment=environment)
+            loop = _Loop(config, places, database, observe=observe, once=once)
+            return asyncio.run(loop.run())
+        finally:
+            database.close()
+
+
+class _Loop:
+    """One run of the daemon."""
+
+    def __init__(
+        self,
+        config_path: Path,
+        places: Places,
+        database: Database,
+        *,
+        observe: Observer,
+        once: bool,
+    ) -> None:
+        self._config_path = config_path
+        self._places = places
+        self._database = database
+        self._observe = observe
+        self._once = once
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._document = b""
+        self._changed: set[str] = set()
+
+    async def run(self) -> bool:
+        """Start, tick until the end, stop; gives whether `--once` converged."""
+        desired, problem = self._first_document()
+        nix = await nix_settings.read(self._places.environment)
+        recovery.recover(self._database, now=time.time())
+        build_log.compress_orphans(self._places.logs)
+        farm = self._farm(desired, nix.systems)
+        if problem is not None:
+            farm.fault("document", str(self._config_path), "invalid", problem)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._stop)
+        watcher = None if self._once else Watcher(self._watched(asyncio.get_running_loop()))
+        listener = _listen(self._places.state_dir / WAKE_SOCKET, self._wake.set)
+        try:
+            await reconcile.start(farm, now=time.time())
+            if watcher is not None:
+                self._watch(watcher, farm)
+            return await self._ticks(farm, watcher)
+        finally:
+            if watcher is not None:
+                watcher.stop()
+            await farm.executor.stop()
+            listener.close()
+            recovery.recover(self._database, now=time.time())
+
+    def _farm(self, desired: Desired, systems: frozenset[str]) -> Farm:
+        endpoint = local_endpoint(self._places.environment)
+        store = Store(endpoint, self._places.roots)
+        executor = Executor(
+            places=self._places,
+            endpoint=endpoint,
+            store=store,
+            ingest=Ingest(self._database, store),
+            wake=self._wake.set,
+        )
+        return Farm(
+            database=self._database,
+            executor=executor,
+            store=store,
+            systems=systems,
+            desired=desired,
+            work=Work(observe.durations(self._database)),
+        )
+
+    # --- Ticking ---------------------------------------------------------------------------
+
+    async def _ticks(self, farm: Farm, watcher: Watcher | None) -> bool:
+        while not self._stopping:
+            self._wake.clear()
+            now = time.time()
+            if not self._once:
+                self._notice_changes(farm, watcher, now=now)
+            tick = reconcile.tick(farm, now=now)
+            farm.executor.raise_crash()
+            self._observe(self._database, now)
+            if not farm.executor.busy and not tick.plan.actions:
+                if self._once and not reconcile.can_go_on(
+                    farm, tick, now=now, push_failures=ONCE_PUSH_FAILURES
+                ):
+                    return True
+                await farm.executor.rest()
+                await farm.store.release_protected()
+            await self._sleep(tick.plan.wake_at)
+        return not self._once
+
+    async def _sleep(self, until: float | None) -> None:
+        """Wait for a wake-up, or until it is time to look again by ourselves."""
+        patience = DOCUMENT_CHECK
+        if until is not None:
+            patience = min(patience, max(0.0, until - time.time()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), patience)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    # --- The document and watched sources --------------------------------------------------
+
+    def _first_document(self) -> tuple[Desired, str | None]:
+        """The document, or (the daemon only) the last good one with what is wrong with this."""
+        self._document = _digest(self._config_path)
+        try:
+            return config.load(self._config_path), None
+        except ConfigError as error:
+            in_force = observe.document_in_force(self._database)
+            if self._once or in_force is None:
+                raise
+            return config.parse(in_force[1].encode(), name="the document in force"), str(error)
+
+    def _notice_changes(self, farm: Farm, watcher: Watcher | None, *, now: float) -> None:
+        digest = _digest(self._config_path)
+        if digest != self._document:
+            self._document = digest
+            self._reload(farm, now=now)
+            if watcher is not None:
+                self._watch(watcher, farm)
+        for key in [*self._changed]:
+            self._changed.discard(key)
+            if key != CONFIG_KEY and key in farm.desired.jobsets:
+                farm.trigger(JobsetName(key), cause="its folder changed", force=False)
+
+    def _reload(self, farm: Farm, *, now: float) -> None:
+        try:
+            desired = config.load(self._config_path)
+        except ConfigError as error:
+            farm.fault("document", str(self._config_path), "invalid", str(error))
+            return
+        farm.fault("document", str(self._config_path), "invalid", None)
+        farm.adopt(desired, now=now)
+
+    def _watch(self, watcher: Watcher, farm: Farm) -> None:
+        wanted = [(CONFIG_KEY, self._config_path)]
+        wanted += [
+            (jobset.name, Path(jobset.source.path))
+            for jobset in farm.desired.jobsets.values()
+            if isinstance(jobset.source, PathSource)
+        ]
+        watcher.watch(wanted)
+
+    def _watched(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
+        def changed(key: str) -> None:
+            self._changed.add(key)
+            loop.call_soon_threadsafe(self._wake.set)
+
+        return changed
+
+
+def _digest(path: Path) -> bytes:
+    """Of the document's bytes: a swapped link changes no time stamp."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        return repr(error).encode()
+
+
+def _listen(path: Path, wake: Callable[[], None]) -> socket.socket:
+    """A datagram socket on which a request's maker says that there is something to do."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    listener.bind(str(path))
+
+    def heard() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                listener.recv(64)
+        wake()
+
+    asyncio.get_running_loop().add_reader(listener, heard)
+    return listener

@@ -1,0 +1,314 @@
+"""The database file: opening it for one writer and many readers, locking, migrating, checking.
+
+Knows nothing of what the tables mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlite_utils
+
+from reconciler.database.migrations import migrations
+from reconciler.errors import StateError
+
+Value = str | int | float | None
+Row = sqlite3.Row
+
+FILE_NAME = "reconciler.db"
+LOCK_NAME = "lock"
+
+
+def database_path(state_dir: Path) -> Path:
+    """Where a state directory keeps its database."""
+    return state_dir / FILE_NAME
+
+
+class StateLock:
+    """The right to be the one daemon of a state directory; released when the process ends."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / LOCK_NAME
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lock, or say who has it. StateError."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StateError(
+                f"cannot write in the state directory {self._path.parent}: {error.strerror}. "
+                "Run as its owner, or name another one with --state-dir."
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise StateError(
+                f"another reconciler (process {holder or 'unknown'}) works on "
+                f"{self._path.parent}. Stop it first, or give this one another --state-dir."
+            ) from error
+        self._descriptor = descriptor
+        # A full disk leaves the lock held but unnamed: the first write to the database reports it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def lock_holder(state_dir: Path) -> int | None:
+    """The process that holds a state directory's lock, without taking it; None: nobody."""
+    try:
+        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        # A shared lock asked for and dropped at once: it fails only while a daemon holds its own.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return None
+        text = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else 0
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+class Database:
+    """One connection. It belongs to the thread that opened it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        connection.row_factory = sqlite3.Row
+        self.connection = connection
+        self.path = path
+        self.changes = 0
+        """Counts this connection's write transactions: equal counts, equal contents."""
+
+    def query(self, sql: str, parameters: Sequence[Value] = ()) -> list[Row]:
+        """All rows of a SELECT."""
+        with _explained(self.path):
+            return self.connection.execute(sql, parameters).fetchall()
+
+    def one(self, sql: str, parameters: Sequence[Value] = ()) -> Row | None:
+        """The first row of a SELECT."""
+        with _explained(self.path):
+            row: Row | None = self.connection.execute(sql, parameters).fetchone()
+            return row
+
+    def execute(self, sql: str, parameters: Sequence[Value] = ()) -> int:
+        """Run one statement inside a transaction; the id of the row it inserted, if it did."""
+        assert self.connection.in_transaction, "writes belong in `transaction()`"
+        return self.connection.execute(sql, parameters).lastrowid or 0
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+        """Run one statement for each row, inside a transaction."""
+        assert self.connection.in_transaction, "writes belong in `transaction()`"
+        self.connection.executemany(sql, rows)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One write: all of it or nothing. Nested, it joins the outer one.
+
+        BEGIN IMMEDIATE, because a deferred transaction that turns from reading to writing can
+        fail with SQLITE_BUSY without waiting.
+        """
+        if self.connection.in_transaction:
+            yield
+            return
+        with _explained(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                # SQLite itself rolls back on some errors (a full disk, a RAISE(ROLLBACK)); then
+                # this does nothing.
+                self.connection.rollback()
+                raise
+            self.changes += 1
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several reads that see one state."""
+        with _explained(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.connection.execute("COMMIT")
+
+    def external_version(self) -> int:
+        """A number that changes when another process has written."""
+        row = self.one("PRAGMA data_version")
+        assert row is not None
+        return int(row[0])
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with the file; empty: nothing."""
+        found = [str(row[0]) for row in self.query("PRAGMA integrity_check(20)")]
+        found += [
+            f"table {row[0]}: row {row[1]} refers to a missing row of {row[2]}"
+            for row in self.query("PRAGMA foreign_key_check")
+        ]
+        return [line for line in found if line != "ok"]
+
+    def close(self) -> None:
+        """Close the connection; the last one folds the write-ahead log into the file."""
+        self.connection.close()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's faults of the environment into one message; a mistake of ours stays a crash."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise StateError(
+                f"{path} is not a usable database ({error}). Move it away to start afresh: "
+                "what is built stays in the Nix store and is found again."
+            ) from error
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            raise StateError(
+                f"cannot write {path}: {error}. Free some space in {path.parent}; "
+                "nothing recorded so far is lost."
+            ) from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_BUSY")):
+            raise StateError(f"cannot use {path}: {error}.") from error
+        raise
+
+
+def open_writer(state_dir: Path, *, now: float) -> Database:
+    """Open for the daemon, migrated to this program's schema. StateError.
+
+    A file that holds an older schema is copied to `reconciler.db.before-NAME` first.
+    """
+    path = database_path(state_dir)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    except (OSError, sqlite3.Error) as error:
+        raise StateError(f"cannot open {path}: {error}. Is {state_dir} writable?") from error
+    database = Database(connection, path)
+    try:
+        with _explained(path):
+            connection.execute("PRAGMA journal_mode = WAL")
+            # With a write-ahead log NORMAL survives a killed process; after a power cut the last
+            # transactions may be missing, which the store check at the next start makes good.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            _migrate(database, now=now)
+    except BaseException:
+        connection.close()
+        raise
+    return database
+
+
+def open_reader(state_dir: Path) -> Database | None:
+    """Open for reading, as any user, daemon up or down; None: there is no state yet. StateError."""
+    path = database_path(state_dir)
+    try:
+        if not path.exists():
+            return None
+    except PermissionError as error:
+        raise StateError(f"cannot read {path}: {error.strerror}.") from error
+    connection = _connect_read_only(path)
+    database = Database(connection, path)
+    _refuse_newer(database)
+    if migrations.pending(sqlite_utils.Database(connection)):
+        connection.close()
+        raise StateError(
+            f"{path} was written by an older version. Start the daemon once: it migrates the file."
+        )
+    return database
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Connect without writing.
+
+    Reading a database with a write-ahead log wants the -shm file. After a clean stop there is
+    none, and a reader without write permission cannot make it: then nobody writes, and the file
+    is read as immutable.
+    """
+    uri = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=10)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise StateError(
+                f"cannot read {path}: its write-ahead log is not readable by this user. "
+                "Run as its owner or as a member of its group."
+            ) from None
+        connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise StateError(f"{path} is not a usable database ({error}).") from error
+    return connection
+
+
+def _refuse_newer(database: Database) -> None:
+    handle = sqlite_utils.Database(database.connection)
+    with _explained(database.path):
+        applied = [migration.name for migration in migrations.applied(handle)]
+    unknown = [name for name in applied if name not in known_migrations()]
+    if unknown:
+        raise StateError(
+            f"{database.path} was written by a newer version (migration {unknown[0]}). "
+            "Use that version; this one changes nothing in it."
+        )
+
+
+def known_migrations() -> list[str]:
+    """Names of the migrations that this program has, in order."""
+    empty = sqlite_utils.Database(memory=True)
+    try:
+        return [migration.name for migration in migrations.pending(empty)]
+    finally:
+        empty.close()
+
+
+def _migrate(database: Database, *, now: float) -> None:
+    _refuse_newer(database)
+    handle = sqlite_utils.Database(database.connection)
+    pending = migrations.pending(handle)
+    if not pending:
+        return
+    if migrations.applied(handle):
+        backup = database.path.with_name(f"{database.path.name}.before-{pending[0].name}")
+        if not backup.exists():
+            database.connection.execute("VACUUM INTO ?", (str(backup),))
+    migrations.apply(handle)
+    with database.transaction():
+        for migration in pending:
+            database.execute(
+                "INSERT INTO event(at, kind, subject, before, after, cause)"
+                " VALUES (?, 'schema', ?, NULL, 'applied', 'start')",
+                (now, migration.name),
+            )

@@ -1,0 +1,80 @@
+"""The bulk path into the database: derivations, their inputs and their builds.
+
+Plain `executemany` with ids given out here: two to three times as fast as row-by-row inserts,
+and ids are known before the rows are written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from reconciler.database.file import Database
+from reconciler.model import BuildState, Derivation, DrvPath
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBuild:
+    """What the database has of a derivation already."""
+
+    id: int
+    state: BuildState
+
+
+def known_builds(database: Database, paths: Collection[DrvPath]) -> dict[DrvPath, KnownBuild]:
+    """Those of the derivations that the database has."""
+    rows = database.query(
+        "SELECT d.path, d.id, b.state FROM json_each(?) p"
+        " JOIN derivation d ON d.path = p.value JOIN build b ON b.derivation = d.id",
+        (json.dumps(list(paths)),),
+    )
+    return {DrvPath(row[0]): KnownBuild(row[1], BuildState(row[2])) for row in rows}
+
+
+def next_derivation_id(database: Database) -> int:
+    """The id after the greatest given out."""
+    row = database.one("SELECT coalesce(max(id), 0) + 1 FROM derivation")
+    assert row is not None
+    return int(row[0])
+
+
+def add_derivations(
+    database: Database, rows: Sequence[tuple[int, Derivation, BuildState]], *, now: float
+) -> None:
+    """Insert new derivations with their outputs and builds."""
+    database.execute_many(
+        "INSERT INTO derivation(id, path, name, system, features, prefer_local, unsupported)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                identity,
+                drv.path,
+                drv.name,
+                drv.system,
+                " ".join(drv.required_features),
+                drv.prefer_local,
+                drv.unsupported,
+            )
+            for identity, drv, _ in rows
+        ),
+    )
+    database.execute_many(
+        "INSERT INTO output(derivation, name, path) VALUES (?, ?, ?)",
+        ((identity, name, path) for identity, drv, _ in rows for name, path in drv.outputs.items()),
+    )
+    database.execute_many(
+        "INSERT INTO build(derivation, state, queued_at, finished_at) VALUES (?, ?, ?, ?)",
+        (
+            (identity, state, now, None if state is BuildState.QUEUED else now)
+            for identity, _, state in rows
+        ),
+    )
+
+
+def add_inputs(database: Database, edges: Iterable[tuple[int, int, str]]) -> None:
+    """Insert (derivation, input, outputs wanted of it); those already there are left alone."""
+    database.execute_many(
+        "INSERT INTO input(derivation, input, outputs) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        edges,
+    )

@@ -1,0 +1,277 @@
+"""Reads that a tick needs: the stored half of the observed state. Writes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from reconciler.database.evaluated import INTERRUPTED
+from reconciler.database.file import Database
+from reconciler.model import (
+    BuildState,
+    CacheName,
+    DrvPath,
+    EvaluationState,
+    JobsetName,
+    StorePath,
+)
+from reconciler.plan import ObservedEvaluation
+from reconciler.work import LiveBuild, WantedJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredJobset:
+    """A jobset's row with its evaluations, newest first."""
+
+    name: JobsetName
+    removed: bool
+    suspended: bool
+    evaluations: tuple[ObservedEvaluation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Something a person asks for."""
+
+    id: int
+    verb: str
+    subject: str
+    who: str
+    why: str
+
+
+def document_in_force(database: Database) -> tuple[str, str] | None:
+    """Digest and text of the document that was adopted last."""
+    row = database.one("SELECT digest, document FROM generation ORDER BY id DESC LIMIT 1")
+    return None if row is None else (row[0], row[1])
+
+
+def jobsets(database: Database) -> dict[JobsetName, StoredJobset]:
+    """All jobsets that were ever declared and not forgotten."""
+    evaluations: dict[int, list[ObservedEvaluation]] = {}
+    for row in database.query(
+        "SELECT jobset, id, state, fingerprint, locked, error FROM evaluation ORDER BY id DESC"
+    ):
+        evaluations.setdefault(row["jobset"], []).append(
+            ObservedEvaluation(
+                id=row["id"],
+                state=EvaluationState(row["state"]),
+                fingerprint=row["fingerprint"],
+                locked=row["locked"],
+                error=row["error"],
+                interrupted=row["error"] == INTERRUPTED,
+            )
+        )
+    return {
+        row["name"]: StoredJobset(
+            name=row["name"],
+            removed=row["removed_at"] is not None,
+            suspended=row["suspended_at"] is not None,
+            evaluations=tuple(evaluations.get(row["id"], ())),
+        )
+        for row in database.query("SELECT id, name, removed_at, suspended_at FROM jobset")
+    }
+
+
+def wanted_jobs(database: Database) -> list[WantedJob]:
+    """The jobs of the evaluations in force: running ones, and each declared jobset's good one."""
+    return [
+        WantedJob(
+            jobset=row[0],
+            evaluation=row[1],
+            derivation=row[2],
+            timeout=row[3],
+            max_silent=row[4],
+            priority=row[5],
+        )
+        for row in database.query(
+            "SELECT s.name, e.id, j.derivation, j.timeout, j.max_silent, j.priority"
+            " FROM evaluation e JOIN jobset s ON s.id = e.jobset JOIN job j ON j.evaluation = e.id"
+            " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL"
+            " AND j.derivation IS NOT NULL"
+        )
+    ]
+
+
+_NOT_GOOD = "state NOT IN ('succeeded', 'substituted')"
+
+
+def live_builds(database: Database, only: Collection[int] | None = None) -> list[LiveBuild]:
+    """The builds whose outputs do not exist (all of them, or those asked for), with the edges
+    between them.
+    """
+    where, parameters = f"b.{_NOT_GOOD}", list[str]()
+    if only is not None:
+        where += " AND b.derivation IN (SELECT value FROM json_each(?))"
+        parameters.append(json.dumps(list(only)))
+    inputs: dict[int, list[int]] = {}
+    for derivation, needed in database.query(
+        "SELECT i.derivation, i.input FROM build b JOIN input i ON i.derivation = b.derivation"
+        f" JOIN build n ON n.derivation = i.input AND n.{_NOT_GOOD} WHERE {where}",
+        parameters,
+    ):
+        inputs.setdefault(derivation, []).append(needed)
+    return [
+        LiveBuild(
+            id=row[0],
+            path=DrvPath(row[1]),
+            name=row[2],
+            system=row[3],
+            features=tuple(row[4].split()),
+            prefer_local=bool(row[5]),
+            unsupported=row[6],
+            state=BuildState(row[7]),
+            not_before=row[8],
+            failures=row[9],
+            bumped=row[10] is not None,
+            inputs=tuple(inputs.get(row[0], ())),
+        )
+        for row in database.query(
+            "SELECT d.id, d.path, d.name, d.system, d.features, d.prefer_local, d.unsupported,"
+            " b.state, b.not_before, b.failures, b.bumped_at"
+            f" FROM build b JOIN derivation d ON d.id = b.derivation WHERE {where}",
+            parameters,
+        )
+    ]
+
+
+def outputs(database: Database, derivations: Iterable[int]) -> dict[int, dict[str, StorePath]]:
+    """The known output paths of derivations."""
+    found: dict[int, dict[str, StorePath]] = {}
+    for row in database.query(
+        "SELECT derivation, name, path FROM output"
+        " WHERE path IS NOT NULL AND derivation IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(derivations)),),
+    ):
+        found.setdefault(row[0], {})[row[1]] = row[2]
+    return found
+
+
+def durations(database: Database) -> dict[tuple[str, str], float]:
+    """Expected seconds of builds, by package name and system."""
+    return {
+        (row[0], row[1]): row[2]
+        for row in database.query("SELECT name, system, seconds FROM duration")
+    }
+
+
+def unqueued_jobs(database: Database, jobset: JobsetName, cache: CacheName) -> list[int]:
+    """Derivations of a jobset's jobs that have outputs but are not on a cache's queue."""
+    return [
+        row[0]
+        for row in database.query(
+            "SELECT DISTINCT j.derivation FROM jobset s"
+            " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
+            " JOIN job j ON j.evaluation = e.id"
+            " JOIN build b ON b.derivation = j.derivation"
+            " AND b.state IN ('succeeded', 'substituted')"
+            " JOIN cache c ON c.name = ?"
+            " LEFT JOIN push_root p ON p.cache = c.id AND p.derivation = j.derivation"
+            " WHERE s.name = ? AND p.cache IS NULL",
+            (cache, jobset),
+        )
+    ]
+
+
+def unqueued_requisites(database: Database, jobset: JobsetName, cache: CacheName) -> list[int]:
+    """The same for all that was built for a jobset's jobs, jobs that failed included."""
+    return [
+        row[0]
+        for row in database.query(
+            "WITH RECURSIVE needed(id) AS ("
+            " SELECT j.derivation FROM jobset s"
+            " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
+            " JOIN job j ON j.evaluation = e.id WHERE s.name = ? AND j.derivation IS NOT NULL"
+            " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
+            " SELECT n.id FROM needed n JOIN build b ON b.derivation = n.id"
+            " AND b.state IN ('succeeded', 'substituted') JOIN cache c ON c.name = ?"
+            " LEFT JOIN push_root p ON p.cache = c.id AND p.derivation = n.id"
+            " WHERE p.cache IS NULL",
+            (jobset, cache),
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushQueue:
+    """A cache's queue at one time."""
+
+    due: tuple[StorePath, ...]
+    next_due_at: float | None
+    """When the next path that waits after a failure is due."""
+    failures: int
+    """The most failures in a row that a waiting path has."""
+
+
+def push_queue(database: Database, cache: CacheName, *, now: float, batch: int) -> PushQueue:
+    """What a cache is to be sent next."""
+    waiting = (
+        "FROM push p JOIN cache c ON c.id = p.cache WHERE c.name = ? AND p.state <> 'pushed'"
+        " AND p.state = 'pending'"  # `<> 'pushed'` is the partial index's condition
+    )
+    due = database.query(
+        f"SELECT p.path {waiting} AND p.not_before <= ? ORDER BY p.not_before LIMIT ?",
+        (cache, now, batch),
+    )
+    later = database.one(
+        f"SELECT min(p.not_before), max(p.failures) {waiting} AND p.not_before > ?", (cache, now)
+    )
+    assert later is not None
+    return PushQueue(due=tuple(row[0] for row in due), next_due_at=later[0], failures=later[1] or 0)
+
+
+def open_requests(database: Database) -> list[Request]:
+    """What people ask for and nobody has answered."""
+    return [
+        Request(
+            id=row["id"],
+            verb=row["verb"],
+            subject=row["subject"],
+            who=row["who"],
+            why=row["why"],
+        )
+        for row in database.query(
+            "SELECT id, verb, subject, who, why FROM request WHERE handled_at IS NULL ORDER BY id"
+        )
+    ]
+
+
+def undecided_outputs(database: Database) -> dict[int, list[StorePath | None]]:
+    """All outputs of the builds that are queued; None for a path that is not known yet."""
+    found: dict[int, list[StorePath | None]] = {}
+    for row in database.query(
+        "SELECT o.derivation, o.path FROM build b JOIN output o ON o.derivation = b.derivation"
+        " WHERE b.state = 'queued'"
+    ):
+        found.setdefault(row[0], []).append(row[1])
+    return found
+
+
+def push_failures(
+    database: Database, cache: CacheName, paths: Iterable[StorePath]
+) -> dict[StorePath, int]:
+    """How often pushing each of the paths has failed so far."""
+    return {
+        row[0]: row[1]
+        for row in database.query(
+            "SELECT p.path, p.failures FROM push p JOIN cache c ON c.id = p.cache"
+            " WHERE c.name = ? AND p.path IN (SELECT value FROM json_each(?))",
+            (cache, json.dumps(list(paths))),
+        )
+    }
+
+
+def derivations_named(database: Database, subject: str) -> list[int]:
+    """The derivations of a jobset, of a job (`JOBSET.ATTR`) in force, or with a path."""
+    return [
+        row[0]
+        for row in database.query(
+            "SELECT id FROM derivation WHERE path = ?1"
+            " UNION SELECT j.derivation FROM jobset s"
+            " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
+            " JOIN job j ON j.evaluation = e.id"
+            " WHERE (s.name = ?1 OR s.name || '.' || j.attr = ?1) AND j.derivation IS NOT NULL",
+            (subject,),
+        )
+    ]

@@ -1,0 +1,80 @@
+"""Writes: the queue of each cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.database.file import Database
+from reconciler.model import (
+    CacheName,
+    PushState,
+    StorePath,
+)
+from reconciler.transitions import Cause, check
+
+
+def queue_pushes(
+    database: Database,
+    cache: CacheName,
+    *,
+    roots: Iterable[int],
+    paths: Iterable[StorePath],
+    now: float,
+) -> None:
+    """Put paths on a cache's queue, and note the derivations they were queued for."""
+    with database.transaction():
+        row = database.one("SELECT id FROM cache WHERE name = ?", (cache,))
+        assert row is not None
+        identity = row["id"]
+        database.execute_many(
+            "INSERT INTO push(cache, path, state, queued_at) VALUES (?, ?, 'pending', ?)"
+            " ON CONFLICT DO NOTHING",
+            ((identity, path, now) for path in paths),
+        )
+        database.execute_many(
+            "INSERT INTO push_root(cache, derivation) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            ((identity, derivation) for derivation in roots),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushChange:
+    """One path's new state in a cache's queue."""
+
+    path: StorePath
+    before: PushState
+    after: PushState
+    cause: Cause
+    bytes: int | None = None
+    error: str | None = None
+    not_before: float = 0
+    """When a failure may be tried again."""
+
+
+def set_push_states(
+    database: Database, cache: CacheName, changes: Iterable[PushChange], *, now: float
+) -> None:
+    """Change pushes' states."""
+    rows = list(changes)
+    for change in rows:
+        check(change.before, change.after, change.cause)
+    with database.transaction():
+        database.execute_many(
+            "UPDATE push SET state = ?, finished_at = ?, failures = failures + ?, not_before = ?,"
+            " bytes = coalesce(?, bytes), error = ?"
+            " WHERE cache = (SELECT id FROM cache WHERE name = ?) AND path = ?",
+            (
+                (
+                    change.after,
+                    now if change.after is PushState.PUSHED else None,
+                    int(change.error is not None),
+                    change.not_before,
+                    change.bytes,
+                    change.error,
+                    cache,
+                    change.path,
+                )
+                for change in rows
+            ),
+        )

@@ -1,0 +1,344 @@
+"""Bounded work in the background; every result comes back through one queue.
+
+The only place that starts effects for the reconciler: polls, evaluations, builds, closures,
+pushes. Each is a task; starting one never waits. It decides nothing and writes nothing to the
+database, except that `Ingest` stores an evaluation's jobs as they stream in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler import attempt, pushing, source
+from reconciler.errors import NixError, ReconcilerError
+from reconciler.ingest import Ingest
+from reconciler.model import (
+    AttemptResult,
+    BuilderName,
+    Cache,
+    DrvPath,
+    EvaluatedJob,
+    EvaluationFailure,
+    Jobset,
+    JobsetName,
+    StorePath,
+)
+from reconciler.model import (
+    Outcome as AttemptOutcome,
+)
+from reconciler.nix import evaluation
+from reconciler.nix.connection import Connection
+from reconciler.nix.endpoint import Endpoint
+from reconciler.nix.protocol import ClientOptions
+from reconciler.outcomes import Built, Closed, Discovered, Evaluated, Outcome, Polled
+from reconciler.source import LockedSource
+from reconciler.store import OPEN_TIMEOUT, Store
+
+MAX_BATCH = 10_000
+"""Jobs that are ingested in one go."""
+
+LOCAL_OPTIONS = ClientOptions(
+    # Without it each connection starts `nix __build-remote` before its first build, which has
+    # nothing to offer: where a build runs is decided here.
+    settings={"build-hook": ""},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the executor works."""
+
+    state_dir: Path
+    environment: Mapping[str, str]
+
+    @property
+    def logs(self) -> Path:
+        """Build logs."""
+        return self.state_dir / "logs"
+
+    @property
+    def roots(self) -> Path:
+        """GC roots."""
+        return self.state_dir / "gcroots"
+
+
+class Executor:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        *,
+        places: Places,
+        endpoint: Endpoint,
+        store: Store,
+        ingest: Ingest,
+        wake: Callable[[], None],
+    ) -> None:
+        self._places = places
+        self._endpoint = endpoint
+        self._store = store
+        self._ingest = ingest
+        self._wake = wake
+        self._outcomes: list[Outcome] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
+        self._attempts: dict[int, asyncio.Task[None]] = {}
+        self._idle: list[Connection] = []
+
+    # --- Results ---------------------------------------------------------------------------
+
+    def drain(self) -> list[Outcome]:
+        """Take what has ended since the last call."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way or waits to be drained."""
+        return bool(self._tasks or self._outcomes)
+
+    def _report(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._wake()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Every expected end is an outcome: what arrives here is a mistake of ours, and must
+            # not leave something waiting for ever.
+            self._crash = error
+        self._wake()
+
+    _crash: BaseException | None = None
+
+    def raise_crash(self) -> None:
+        """Raise what a task died of, if one did."""
+        if self._crash is not None:
+            raise self._crash
+
+    # --- Sources and evaluations -----------------------------------------------------------
+
+    def poll(self, jobset: Jobset) -> None:
+        """Resolve a jobset's source."""
+        self._start(self._poll(jobset))
+
+    async def _poll(self, jobset: Jobset) -> None:
+        locked: LockedSource | None = None
+        error = None
+        try:
+            locked = await source.lock(jobset.source, environment=self._places.environment)
+        except ReconcilerError as problem:
+            error = str(problem)
+        self._report(Polled(jobset=jobset.name, locked=locked, error=error))
+
+    def evaluate(
+        self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
+    ) -> None:
+        """Evaluate a jobset; `known` is what the live graph holds, as it changes."""
+        task = self._start(self._evaluate(jobset, locked, number, known))
+        self._evaluations[jobset.name] = task
+
+    def stop_evaluation(self, jobset: JobsetName) -> None:
+        """Stop a jobset's evaluation; it ends as failed."""
+        task = self._evaluations.get(jobset)
+        if task is not None:
+            task.cancel()
+
+    async def _evaluate(
+        self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
+    ) -> None:
+        error: str | None = "stopped: the jobset is no longer declared"
+        try:
+            error = await self._stream(jobset, locked, number, known)
+        except ReconcilerError as problem:
+            error = str(problem)
+        finally:
+            self._evaluations.pop(jobset.name, None)
+            self._report(Evaluated(jobset=jobset.name, evaluation=number, error=error))
+
+    async def _stream(
+        self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
+    ) -> str | None:
+        """Ingest rows as they come; what came while a batch was stored is the next batch."""
+        arrived: asyncio.Queue[EvaluatedJob | EvaluationFailure | None] = asyncio.Queue(MAX_BATCH)
+
+        async def read() -> None:
+            try:
+                rows = evaluation.evaluate(locked, jobset, environment=self._places.environment)
+                async with contextlib.aclosing(rows):
+                    async for row in rows:
+                        if isinstance(row, EvaluatedJob):
+                            # The evaluator protects it only until the next row is asked for.
+                            await self._store.protect([StorePath(row.drv_path)])
+                        await arrived.put(row)
+            finally:
+                # A full queue has a reader that will look at the task's end.
+                with contextlib.suppress(asyncio.QueueFull):
+                    arrived.put_nowait(None)
+
+        reader = asyncio.ensure_future(read())
+        jobs_seen, whole_failures = 0, []
+        try:
+            while batch := await _batch(arrived):
+                jobs = [row for row in batch if isinstance(row, EvaluatedJob)]
+                failures = [row for row in batch if isinstance(row, EvaluationFailure)]
+                whole_failures += [row.message for row in failures if not row.attr_path]
+                jobs_seen += len(jobs)
+                await self._ingest_batch(jobset, number, jobs, failures, known)
+            await reader
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ReconcilerError):
+                await reader
+        if whole_failures:
+            return whole_failures[0]
+        return None if jobs_seen else "no jobs: the evaluation yielded none"
+
+    async def _ingest_batch(
+        self,
+        jobset: Jobset,
+        number: int,
+        jobs: list[EvaluatedJob],
+        failures: list[EvaluationFailure],
+        known: Collection[DrvPath],
+    ) -> None:
+        roots = {job.drv_path for job in jobs}
+        await self._store.hold(number, roots)
+        batch = await self._ingest.add(
+            number,
+            jobs,
+            [each for each in failures if each.attr_path],
+            in_graph=known,
+            now=time.time(),
+        )
+        self._report(Discovered(jobset=jobset.name, evaluation=number, batch=batch))
+
+    # --- Builds ----------------------------------------------------------------------------
+
+    def build(self, order: attempt.Order, builder: BuilderName) -> None:
+        """Make an attempt."""
+        self._attempts[order.attempt] = self._start(self._build(order, builder))
+
+    def stop_build(self, number: int) -> None:
+        """Stop an attempt; it ends as cancelled."""
+        task = self._attempts.get(number)
+        if task is not None:
+            task.cancel()
+
+    async def _build(self, order: attempt.Order, builder: BuilderName) -> None:
+        began = time.time()
+        connection: Connection | None = None
+        result = AttemptResult(
+            outcome=AttemptOutcome.CANCELLED,
+            message="stopped: nothing needs it",
+            started_at=began,
+            finished_at=began,
+        )
+        try:
+            connection = await self._connect()
+            result = await attempt.run(order, connection, self._places.logs)
+            await self._store.protect(fact.path for fact in result.outputs.values())
+        except NixError as error:
+            result = AttemptResult(
+                outcome=AttemptOutcome.INFRASTRUCTURE,
+                message=str(error),
+                started_at=began,
+                finished_at=time.time(),
+            )
+        finally:
+            self._attempts.pop(order.attempt, None)
+            if connection is not None and connection.alive:
+                self._idle.append(connection)
+            self._report(
+                Built(
+                    attempt=order.attempt,
+                    derivation=order.derivation,
+                    builder=builder,
+                    result=result,
+                )
+            )
+
+    async def _connect(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive:
+                return connection
+        return await Connection.open(self._endpoint, options=LOCAL_OPTIONS, patience=OPEN_TIMEOUT)
+
+    # --- Roots and pushes ------------------------------------------------------------------
+
+    def hold(self, evaluation_id: int, paths: Iterable[StorePath]) -> None:
+        """Make permanent roots."""
+        self._start(self._store.hold(evaluation_id, list(paths)))
+
+    def close_over(
+        self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool
+    ) -> None:
+        """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
+        self._start(self._close_over(cache, outputs, requisites=requisites))
+
+    async def _close_over(
+        self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool
+    ) -> None:
+        paths: Collection[StorePath] = {path for each in outputs.values() for path in each}
+        error = None
+        try:
+            if requisites:
+                paths = await self._store.closure(paths)
+            await self._store.protect(paths)
+        except NixError as problem:
+            paths, error = (), str(problem)
+        self._report(
+            Closed(cache=cache.name, derivations=tuple(outputs), paths=tuple(paths), error=error)
+        )
+
+    def push(self, cache: Cache, paths: Collection[StorePath]) -> None:
+        """Send a batch to a cache."""
+        self._start(self._push(cache, paths))
+
+    async def _push(self, cache: Cache, paths: Collection[StorePath]) -> None:
+        self._report(await pushing.push(cache, paths, self._store))
+
+    # --- The end ---------------------------------------------------------------------------
+
+    async def rest(self) -> None:
+        """Nothing is to be done: end idle connections, and with them their daemons."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+    async def stop(self) -> None:
+        """Stop everything; what runs ends as interrupted at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.rest()
+        await self._store.close()
+
+
+async def _batch(
+    arrived: asyncio.Queue[EvaluatedJob | EvaluationFailure | None],
+) -> list[EvaluatedJob | EvaluationFailure]:
+    """All that has arrived; empty at the end."""
+    rows: list[EvaluatedJob | EvaluationFailure] = []
+    row = await arrived.get()
+    while row is not None:
+        rows.append(row)
+        if arrived.empty():
+            break
+        row = arrived.get_nowait()
+    if row is None and rows:
+        arrived.put_nowait(None)
+    return rows

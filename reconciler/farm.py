@@ -1,0 +1,223 @@
+"""What the loop holds in memory: derived from the database, or about this process only.
+
+Changes to it always follow the database: first what happened is recorded, then it is applied
+here. Decides nothing, starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from reconciler.database import Database, built, declared, observe
+from reconciler.executor import Executor
+from reconciler.model import (
+    BuilderName,
+    BuildState,
+    Cache,
+    CacheName,
+    Desired,
+    Jobset,
+    JobsetName,
+    PushScope,
+)
+from reconciler.plan import RunningBuild
+from reconciler.scheduler import Slots
+from reconciler.source import LockedSource
+from reconciler.store import Store
+from reconciler.transitions import Cause
+from reconciler.work import LiveBuild, Work
+
+FaultKey = tuple[str, str, str]
+"""Kind of the object, its name, the reason."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What this process knows of a jobset beyond the database."""
+
+    busy: bool = False
+    polled_at: float | None = None
+    locked: LockedSource | None = None
+    triggered: str | None = None
+    forced: str | None = None
+
+
+@dataclass(slots=True)
+class Farm:
+    """See the module's text."""
+
+    database: Database
+    executor: Executor
+    store: Store
+    systems: frozenset[str]
+    """What the local machine builds for."""
+    desired: Desired
+    work: Work
+    progress: dict[JobsetName, Progress] = field(default_factory=dict)
+    running: dict[int, RunningBuild] = field(default_factory=dict)
+    """By derivation."""
+    pushing: set[CacheName] = field(default_factory=set)
+    unqueued: dict[CacheName, set[int]] = field(default_factory=dict)
+    """Derivations whose outputs are to be put on a cache's queue."""
+    closing: dict[CacheName, set[int]] = field(default_factory=dict)
+    """Those of which it is being found out what belongs to them."""
+    cancelled: set[int] = field(default_factory=set)
+    """Running builds that a person asked to stop."""
+    faults: dict[FaultKey, str] = field(default_factory=dict)
+
+    def progress_of(self, jobset: JobsetName) -> Progress:
+        """What is known of a jobset; made when it is first asked for."""
+        return self.progress.setdefault(jobset, Progress())
+
+    def trigger(self, jobset: JobsetName, *, cause: str, force: bool) -> None:
+        """Have a jobset's source looked at; `force`: and evaluated even if it is unchanged."""
+        progress = self.progress_of(jobset)
+        progress.triggered = cause
+        if force:
+            progress.forced = cause
+
+    # --- Desired ---------------------------------------------------------------------------
+
+    def adopt(self, desired: Desired, *, now: float) -> None:
+        """Take a document as what is desired; one that is in force already changes nothing."""
+        self.desired = desired
+        in_force = observe.document_in_force(self.database)
+        if in_force is None or in_force[0] != desired.digest:
+            declared.adopt(self.database, desired, now=now)
+        self.want()
+        self.look_for_pushes()
+
+    def active_jobsets(self) -> list[Jobset]:
+        """Those for which builds are started."""
+        stored = observe.jobsets(self.database)
+        return [
+            jobset
+            for jobset in self.desired.jobsets.values()
+            if jobset.enabled and not (jobset.name in stored and stored[jobset.name].suspended)
+        ]
+
+    def want(self) -> None:
+        """Read again which jobs are in force."""
+        self.work.want(observe.wanted_jobs(self.database), self.active_jobsets())
+
+    def slots(self) -> tuple[Slots, ...]:
+        """The builders as they are now. Builders on other machines are not served yet."""
+        taken: dict[BuilderName, int] = {}
+        for each in self.running.values():
+            taken[each.builder] = taken.get(each.builder, 0) + 1
+        return tuple(
+            Slots(
+                builder=builder,
+                systems=self.systems if builder.systems is None else frozenset(builder.systems),
+                free=max(0, builder.max_jobs - taken.get(builder.name, 0)),
+                unavailable=None if builder.uri is None else REMOTE_UNSUPPORTED,
+            )
+            for builder in self.desired.builders.values()
+        )
+
+    # --- Builds ----------------------------------------------------------------------------
+
+    def join(self, derivations: Iterable[int], *, now: float) -> None:
+        """Take builds into the graph, with all below that do not exist and are not there yet.
+
+        What was withdrawn while an evaluation that wants it was being read is wanted again.
+        """
+        found: dict[int, LiveBuild] = {}
+        asked = {each for each in derivations if each not in self.work.graph}
+        while asked:
+            for build in observe.live_builds(self.database, asked):
+                found[build.id] = build
+            asked = {
+                needed
+                for build in found.values()
+                for needed in build.inputs
+                if needed not in found and needed not in self.work.graph
+            }
+        withdrawn = [each for each in found.values() if each.state is BuildState.CANCELLED]
+        built.set_build_states(
+            self.database,
+            [(each.id, each.state, BuildState.QUEUED) for each in withdrawn],
+            cause=Cause.WANTED_AGAIN,
+            now=now,
+        )
+        for each in withdrawn:
+            found.update({b.id: b for b in observe.live_builds(self.database, [each.id])})
+        self.work.join(found.values())
+
+    def settle(self, derivation: int, state: BuildState) -> None:
+        """Apply a build's end to the graph, and what follows from it for caches."""
+        jobsets = self.work.wanting(derivation)
+        is_job = bool(self.work.jobs(derivation))
+        if derivation in self.work.graph:
+            self.work.graph.settle(derivation, state)
+        if state.good:
+            self.work.leave([derivation])
+            for cache in self.caches_of(jobsets):
+                if is_job or cache.push is PushScope.ALL:
+                    self.unqueued.setdefault(cache.name, set()).add(derivation)
+
+    def hold_outputs(self, evaluation: int, derivations: Iterable[int]) -> None:
+        """Root the outputs of an evaluation's jobs."""
+        found = observe.outputs(self.database, derivations)
+        paths = [path for each in found.values() for path in each.values()]
+        if paths:
+            self.executor.hold(evaluation, paths)
+
+    def exhausted(self, derivation: int) -> bool:
+        """Whether a build failed for reasons not its own as often as its jobsets allow."""
+        allowed = [
+            self.desired.jobsets[name].retry.attempts
+            for name in self.work.wanting(derivation)
+            if name in self.desired.jobsets
+        ]
+        return self.work.builds[derivation].failures >= max(allowed, default=1)
+
+    def backoff(self, derivation: int) -> float:
+        """Seconds to wait after an infrastructure failure: the most patient jobset decides."""
+        given = [
+            self.desired.jobsets[name].retry.backoff
+            for name in self.work.wanting(derivation)
+            if name in self.desired.jobsets
+        ]
+        return max(given, default=DEFAULT_BACKOFF)
+
+    # --- Caches ----------------------------------------------------------------------------
+
+    def caches_of(self, jobsets: Iterable[JobsetName]) -> list[Cache]:
+        """The caches that jobsets are pushed to."""
+        names = {
+            cache
+            for jobset in jobsets
+            if jobset in self.desired.jobsets
+            for cache in self.desired.jobsets[jobset].caches
+        }
+        return [cache for cache in self.desired.caches.values() if cache.name in names]
+
+    def look_for_pushes(self) -> None:
+        """Find everything that exists and belongs in a cache but is not on its queue."""
+        self.unqueued = {}
+        for jobset in self.desired.jobsets.values():
+            for cache in self.caches_of([jobset.name]):
+                find = (
+                    observe.unqueued_requisites
+                    if cache.push is PushScope.ALL
+                    else observe.unqueued_jobs
+                )
+                found = find(self.database, jobset.name, cache.name)
+                self.unqueued.setdefault(cache.name, set()).update(found)
+
+    # --- Faults ----------------------------------------------------------------------------
+
+    def fault(self, kind: str, name: str, reason: str, message: str | None) -> None:
+        """Note that something is wrong with an object, or (None) that it is no longer."""
+        if message is None:
+            self.faults.pop((kind, name, reason), None)
+        else:
+            self.faults[kind, name, reason] = message
+
+
+DEFAULT_BACKOFF = 30.0
+"""Seconds, for a build whose jobsets are all gone."""
+
+REMOTE_UNSUPPORTED = "builders on other machines are not served by this version"

@@ -1,0 +1,74 @@
+"""What effects report back to the reconciler: plain values, through one queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reconciler.ingest import Ingested
+from reconciler.model import AttemptResult, BuilderName, CacheName, JobsetName, StorePath
+from reconciler.source import LockedSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polled:
+    """A source was resolved, or could not be."""
+
+    jobset: JobsetName
+    locked: LockedSource | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovered:
+    """A batch of an evaluation's jobs is in the database."""
+
+    jobset: JobsetName
+    evaluation: int
+    batch: Ingested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """An evaluation ended; `error` None: well."""
+
+    jobset: JobsetName
+    evaluation: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An attempt ended."""
+
+    attempt: int
+    derivation: int
+    builder: BuilderName
+    result: AttemptResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """What belongs to derivations in a cache was found."""
+
+    cache: CacheName
+    derivations: tuple[int, ...]
+    paths: tuple[StorePath, ...]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """A batch was sent to a cache."""
+
+    cache: CacheName
+    sent: Mapping[StorePath, int]
+    """Bytes sent for each path that is there now; 0: it was there before."""
+    gone: tuple[StorePath, ...]
+    """Paths that the store has no longer."""
+    failed: Mapping[StorePath, str]
+    unusable: str | None
+    """Why the cache as a whole cannot be used."""
+
+
+Outcome = Polled | Discovered | Evaluated | Built | Closed | Pushed

@@ -1,0 +1,351 @@
+"""The difference between what is declared and what is so, as actions.
+
+Pure: desired, observed and now in; actions, conditions and the next wake-up out. The daemon
+carries the actions out, `reconciler plan` prints them. A converged state yields no action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.model import (
+    BuilderName,
+    CacheName,
+    Desired,
+    EvaluationState,
+    Jobset,
+    JobsetName,
+    StorePath,
+)
+from reconciler.scheduler import Assignment, Scheduler, Slots
+
+# --- Observed ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedEvaluation:
+    """An evaluation, as stored."""
+
+    id: int
+    state: EvaluationState
+    fingerprint: str
+    locked: str
+    error: str | None
+    interrupted: bool
+    """Cut off by a stop of the reconciler: no verdict on the source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedJobset:
+    """A jobset as the database and this process know it."""
+
+    evaluations: tuple[ObservedEvaluation, ...] = ()
+    """Newest first."""
+    suspended: bool = False
+    busy: bool = False
+    """Its source is being resolved or evaluated just now."""
+    polled_at: float | None = None
+    """When this process resolved its source last, or failed to."""
+    locked: Locked | None = None
+    """What its source resolved to at that time."""
+    triggered: str | None = None
+    """Why it is to be polled at once: a request, a watched change."""
+    forced: str | None = None
+    """Why it is to be evaluated although nothing changed: a person asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """A resolved source: what is shown, and what decides whether to evaluate again."""
+
+    text: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningBuild:
+    """A live attempt."""
+
+    attempt: int
+    derivation: int
+    builder: BuilderName
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedCache:
+    """A cache's queue."""
+
+    due: tuple[StorePath, ...] = ()
+    """Paths to push now: a batch, references first is the pusher's business."""
+    next_due_at: float | None = None
+    """When the next path that waits after a failure is due."""
+    failures: int = 0
+    """The most failures in a row that such a path has."""
+    unqueued: tuple[int, ...] = ()
+    """Derivations whose outputs exist and belong in the cache, but are not on the queue yet."""
+    busy: bool = False
+    """A batch is on its way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything a tick looks at."""
+
+    jobsets: Mapping[JobsetName, ObservedJobset]
+    caches: Mapping[CacheName, ObservedCache]
+    running: tuple[RunningBuild, ...]
+    slots: tuple[Slots, ...]
+    scheduler: Scheduler
+    unwanted: frozenset[int] = frozenset()
+    """Live derivations that no declared jobset wants any more."""
+    rooted: frozenset[int] = frozenset()
+    """Evaluations whose GC roots exist."""
+    removed: tuple[JobsetName, ...] = ()
+    """Jobsets in the database that are declared no longer but still hold something."""
+    faults: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    """What effects reported as wrong: (kind, name, reason) to message."""
+
+
+# --- Plan --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """Resolve a jobset's source."""
+
+    jobset: JobsetName
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Evaluate what a jobset's source resolved to."""
+
+    jobset: JobsetName
+    locked: Locked
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """Start a build on a builder."""
+
+    derivation: int
+    builder: BuilderName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopBuild:
+    """Stop a running build that nothing needs."""
+
+    attempt: int
+    derivation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    """Take queued builds that nothing needs off the queue."""
+
+    derivations: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePushes:
+    """Put the outputs of derivations, with what belongs to them, on a cache's queue."""
+
+    cache: CacheName
+    derivations: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """Send a batch of paths to a cache."""
+
+    cache: CacheName
+    paths: tuple[StorePath, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Remove an evaluation's GC roots."""
+
+    evaluation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Drop an evaluation beyond what its jobset keeps."""
+
+    jobset: JobsetName
+    evaluation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    """A jobset is declared no longer: supersede what it has."""
+
+    jobset: JobsetName
+
+
+Action = (
+    Poll | Evaluate | Build | StopBuild | Withdraw | QueuePushes | Push | Release | Forget | Prune
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do now, what is wrong, and when to look again."""
+
+    actions: tuple[Action, ...]
+    conditions: Mapping[tuple[str, str, str], str]
+    """(kind, object's name, reason) to message."""
+    wake_at: float | None
+    """Seconds since the epoch; None: only when something happens."""
+
+
+def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
+    """Decide what to do."""
+    actions: list[Action] = [Prune(jobset=name) for name in observed.removed]
+    wakes: list[float] = []
+    for jobset in desired.jobsets.values():
+        seen = observed.jobsets.get(jobset.name, ObservedJobset())
+        actions.extend(_evaluation(jobset, seen, now=now))
+        actions.extend(_retention(jobset, seen))
+        if jobset.enabled and not seen.suspended and jobset.interval and seen.polled_at:
+            wakes.append(seen.polled_at + jobset.interval)
+    actions.extend(_releases(desired, observed))
+    actions.extend(_builds(observed, now=now))
+    for name in desired.caches:
+        cache = observed.caches.get(name, ObservedCache())
+        if cache.unqueued:
+            actions.append(QueuePushes(cache=name, derivations=cache.unqueued))
+        if cache.due and not cache.busy:
+            actions.append(Push(cache=name, paths=cache.due))
+        if cache.next_due_at is not None:
+            wakes.append(cache.next_due_at)
+    scheduled = observed.scheduler.next_wake(now)
+    if scheduled is not None:
+        wakes.append(scheduled)
+    return Plan(
+        actions=tuple(actions),
+        conditions=_conditions(desired, observed),
+        wake_at=min(wakes, default=None),
+    )
+
+
+def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator[Action]:
+    """Whether a jobset is to be polled, or what it resolved to evaluated."""
+    if not jobset.enabled or seen.suspended or seen.busy:
+        return
+    cause = _poll_cause(jobset, seen, now=now)
+    if cause is not None:
+        yield Poll(jobset=jobset.name, cause=cause)
+    elif seen.locked is not None:
+        cause = _evaluation_cause(seen, seen.locked)
+        if cause is not None:
+            yield Evaluate(jobset=jobset.name, locked=seen.locked, cause=cause)
+
+
+def _poll_cause(jobset: Jobset, seen: ObservedJobset, *, now: float) -> str | None:
+    if seen.triggered is not None:
+        return seen.triggered
+    if seen.polled_at is None:
+        return "start"
+    if jobset.interval is not None and now >= seen.polled_at + jobset.interval:
+        return "interval"
+    return None
+
+
+def _evaluation_cause(seen: ObservedJobset, locked: Locked) -> str | None:
+    if seen.forced is not None:
+        return seen.forced
+    if not seen.evaluations:
+        return "first evaluation"
+    newest = seen.evaluations[0]
+    if newest.interrupted:
+        return "interrupted before"
+    if newest.fingerprint != locked.fingerprint:
+        return "source changed" if newest.locked != locked.text else "settings changed"
+    if newest.state is EvaluationState.SUPERSEDED:
+        return "declared again"
+    return None
+
+
+def kept_evaluations(jobset: Jobset, seen: ObservedJobset) -> frozenset[int]:
+    """The evaluations whose results stay: the newest `keep` good ones, and all still running."""
+    good = [
+        each.id
+        for each in seen.evaluations
+        if each.state in (EvaluationState.SUCCEEDED, EvaluationState.SUPERSEDED)
+    ]
+    live = [
+        each.id
+        for each in seen.evaluations
+        if each.state in (EvaluationState.PENDING, EvaluationState.RUNNING)
+    ]
+    return frozenset(good[: jobset.keep] + live)
+
+
+def _retention(jobset: Jobset, seen: ObservedJobset) -> Iterator[Action]:
+    """Evaluations beyond `keep` are forgotten; of failed ones, only newer ones are of interest."""
+    kept = kept_evaluations(jobset, seen)
+    failed = [each.id for each in seen.evaluations if each.state is EvaluationState.FAILED]
+    kept |= set(failed[: jobset.keep])
+    for each in seen.evaluations:
+        if each.id not in kept:
+            yield Forget(jobset=jobset.name, evaluation=each.id)
+
+
+def _releases(desired: Desired, observed: Observed) -> Iterator[Action]:
+    wanted: set[int] = set()
+    for jobset in desired.jobsets.values():
+        wanted |= kept_evaluations(jobset, observed.jobsets.get(jobset.name, ObservedJobset()))
+    for evaluation in sorted(observed.rooted - wanted):
+        yield Release(evaluation=evaluation)
+
+
+def _builds(observed: Observed, *, now: float) -> Iterator[Action]:
+    running = {each.derivation for each in observed.running}
+    queued = observed.unwanted - running
+    if queued:
+        yield Withdraw(derivations=tuple(sorted(queued)))
+    for each in observed.running:
+        if each.derivation in observed.unwanted and not each.stopping:
+            yield StopBuild(attempt=each.attempt, derivation=each.derivation)
+    for assignment in assignments(observed, now=now):
+        yield Build(derivation=assignment.derivation, builder=assignment.builder)
+
+
+def assignments(observed: Observed, *, now: float) -> list[Assignment]:
+    """Which builds start now, and where; none that nothing wants."""
+    chosen = observed.scheduler.assignments(observed.slots, now=now)
+    return [each for each in chosen if each.derivation not in observed.unwanted]
+
+
+def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str, str], str]:
+    """What is wrong with each declared object."""
+    conditions = {
+        key: message
+        for key, message in observed.faults.items()
+        if _declared(desired, kind=key[0], name=key[1])
+    }
+    for jobset in desired.jobsets.values():
+        seen = observed.jobsets.get(jobset.name, ObservedJobset())
+        newest = seen.evaluations[0] if seen.evaluations else None
+        if newest is not None and newest.state is EvaluationState.FAILED and not newest.interrupted:
+            conditions["jobset", jobset.name, "evaluation-failed"] = newest.error or "failed"
+    return conditions
+
+
+def _declared(desired: Desired, *, kind: str, name: str) -> bool:
+    match kind:
+        case "jobset":
+            return name in desired.jobsets
+        case "builder":
+            return name in desired.builders
+        case "cache":
+            return name in desired.caches
+        case _:
+            return True

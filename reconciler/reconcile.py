@@ -1,0 +1,166 @@
+"""One tick: collect what ended, observe, plan, record the intent, act, report.
+
+Level-based: every tick looks at the world again; a signal only wakes. Never waits: effects run
+in the executor and come back as outcomes. A tick with nothing to do writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+
+from reconciler import requests
+from reconciler.act import act
+from reconciler.collect import collect
+from reconciler.database import built, declared, observe
+from reconciler.farm import Farm
+from reconciler.model import BuildState, CacheName, Jobset, StorePath
+from reconciler.plan import Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
+from reconciler.transitions import Cause
+
+PUSH_BATCH = 200
+"""Paths sent to a cache in one go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """What one pass came to."""
+
+    plan: Plan
+    observed: Observed
+
+
+async def start(farm: Farm, *, now: float) -> None:
+    """Derive what is kept in memory from the database and the store."""
+    farm.work.join(observe.live_builds(farm.database))
+    await _find_finished(farm, now=now)
+    farm.adopt(farm.desired, now=now)
+
+
+async def _find_finished(farm: Farm, *, now: float) -> None:
+    """Settle builds that finished although we were killed before we could record it."""
+    outputs = observe.undecided_outputs(farm.database)
+    known = {path for each in outputs.values() for path in each if path is not None}
+    valid = await farm.store.valid(known) if known else frozenset[StorePath]()
+    done = [key for key, each in outputs.items() if each and valid.issuperset(each)]
+    built.set_build_states(
+        farm.database,
+        [(each, BuildState.QUEUED, BuildState.SUCCEEDED) for each in done],
+        cause=Cause.FOUND_VALID,
+        now=now,
+    )
+    for each in done:
+        farm.settle(each, BuildState.SUCCEEDED)
+
+
+def tick(farm: Farm, *, now: float) -> Tick:
+    """One pass."""
+    ended = farm.executor.drain()
+    if ended:
+        with farm.database.transaction():
+            for outcome in ended:
+                collect(farm, outcome, now=now)
+    for request in observe.open_requests(farm.database):
+        requests.answer(farm, request, now=now)
+    observed = look(farm, now=now)
+    decided = plan(farm.desired, observed, now=now)
+    if decided.actions:
+        with farm.database.transaction():
+            for action in decided.actions:
+                act(farm, action, now=now)
+    _report(farm, decided, now=now)
+    return Tick(plan=decided, observed=observed)
+
+
+def can_go_on(farm: Farm, tick: Tick, *, now: float, push_failures: int) -> bool:
+    """Whether waiting could bring something, although nothing is to be done just now.
+
+    A build that backs off has attempts left, or a path that failed was tried less than
+    `push_failures` times.
+    """
+    graph = farm.work.graph
+    for derivation in graph.ready:
+        if graph[derivation].not_before > now and not farm.exhausted(derivation):
+            return True
+    return any(
+        cache.next_due_at is not None and cache.failures < push_failures
+        for cache in tick.observed.caches.values()
+    )
+
+
+def look(farm: Farm, *, now: float) -> Observed:
+    """Everything the plan is made from, in one read snapshot."""
+    with farm.database.snapshot():
+        stored = observe.jobsets(farm.database)
+        return Observed(
+            jobsets={
+                name: _jobset(farm, farm.desired.jobsets.get(name), each)
+                for name, each in stored.items()
+            },
+            caches={name: _cache(farm, name, now=now) for name in farm.desired.caches},
+            running=tuple(farm.running.values()),
+            slots=farm.slots(),
+            scheduler=farm.work.scheduler,
+            unwanted=farm.work.unwanted(),
+            rooted=farm.store.held(),
+            removed=tuple(
+                name
+                for name, each in stored.items()
+                if each.removed
+                and any(e.state in ("running", "succeeded") for e in each.evaluations)
+            ),
+            faults=farm.faults,
+        )
+
+
+def _jobset(farm: Farm, jobset: Jobset | None, stored: observe.StoredJobset) -> ObservedJobset:
+    progress = farm.progress.get(stored.name)
+    if progress is None or jobset is None:
+        return ObservedJobset(evaluations=stored.evaluations, suspended=stored.suspended)
+    locked = progress.locked
+    return ObservedJobset(
+        evaluations=stored.evaluations,
+        suspended=stored.suspended,
+        busy=progress.busy,
+        polled_at=progress.polled_at,
+        locked=None
+        if locked is None
+        else Locked(text=locked.locked, fingerprint=fingerprint(jobset, locked.fingerprint)),
+        triggered=progress.triggered,
+        forced=progress.forced,
+    )
+
+
+def fingerprint(jobset: Jobset, source: str) -> str:
+    """Digest of all that an evaluation depends on; equal: there is nothing new to be found."""
+    settings = [
+        source,
+        jobset.attributes,
+        jobset.systems,
+        jobset.evaluation.pure,
+        jobset.evaluation.allow_import_from_derivation,
+    ]
+    return sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
+    queue = observe.push_queue(farm.database, name, now=now, batch=PUSH_BATCH)
+    closing = farm.closing.get(name, set())
+    return ObservedCache(
+        due=queue.due,
+        next_due_at=queue.next_due_at,
+        failures=queue.failures,
+        unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing)),
+        busy=name in farm.pushing,
+    )
+
+
+def _report(farm: Farm, decided: Plan, *, now: float) -> None:
+    for kind in ("document", "jobset", "builder", "cache"):
+        wanted = {
+            (name, reason): message
+            for (of, name, reason), message in decided.conditions.items()
+            if of == kind
+        }
+        declared.set_conditions(farm.database, kind, wanted, now=now)

@@ -1,0 +1,132 @@
+"""The local store as the reconciler sees it: what exists, closures, GC roots.
+
+One kept connection, opened anew when it was lost. Its temporary roots protect what is on its way
+(built, not yet pushed); permanent roots are links below the state directory, a folder for each
+evaluation, so that releasing an evaluation is removing a folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from reconciler.errors import ConnectionLostError
+from reconciler.model import DrvPath, PathInfo, StorePath
+from reconciler.nix.connection import Connection
+from reconciler.nix.endpoint import Endpoint
+from reconciler.nix.protocol import ClientOptions
+
+T = TypeVar("T")
+
+OPEN_TIMEOUT = 30.0
+"""Seconds within which a local daemon must answer."""
+
+
+class Store:
+    """See the module's text. Every operation raises NixError where Nix refuses."""
+
+    def __init__(self, endpoint: Endpoint, roots: Path) -> None:
+        self._endpoint = endpoint
+        self._roots = roots
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+        self._protected: set[StorePath] = set()
+
+    async def connection(self) -> Connection:
+        """The kept connection; opened if need be, with all that it protects."""
+        async with self._opening:
+            if self._connection is None or not self._connection.alive:
+                connection = await Connection.open(
+                    self._endpoint, options=ClientOptions(), patience=OPEN_TIMEOUT
+                )
+                for path in self._protected:
+                    await connection.add_temp_root(path)
+                self._connection = connection
+            return self._connection
+
+    async def _ask(self, question: Callable[[Connection], Awaitable[T]]) -> T:
+        """Ask once more over a new connection if the kept one turns out to be lost."""
+        try:
+            return await question(await self.connection())
+        except ConnectionLostError:
+            return await question(await self.connection())
+
+    async def close(self) -> None:
+        """End the connection, and with it the temporary roots."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    # --- What exists -----------------------------------------------------------------------
+
+    async def valid(self, paths: Collection[StorePath]) -> frozenset[StorePath]:
+        """Those of the paths that the store has."""
+        return await self._ask(lambda c: c.query_valid_paths(paths))
+
+    async def available(self, paths: Collection[StorePath]) -> frozenset[StorePath]:
+        """Those of the paths that the store has or its substituters can give."""
+        there = await self.valid(paths)
+        rest = [path for path in paths if path not in there]
+        if not rest:
+            return there
+        return there | await self._ask(lambda c: c.query_substitutable_paths(rest))
+
+    async def known_outputs(self, drv: DrvPath) -> Mapping[str, StorePath | None]:
+        """Where a derivation's outputs are; None for one whose path is not known yet."""
+        return await self._ask(lambda c: c.query_derivation_output_map(drv))
+
+    async def path_info(self, path: StorePath) -> PathInfo | None:
+        """What the store says of a path; None if it does not have it."""
+        return await self._ask(lambda c: c.query_path_info(path))
+
+    async def closure(self, paths: Iterable[StorePath]) -> dict[StorePath, PathInfo]:
+        """The runtime closure of those of the paths that the store has."""
+        found: dict[StorePath, PathInfo] = {}
+        open_paths = list(paths)
+        while open_paths:
+            path = open_paths.pop()
+            if path not in found:
+                info = await self.path_info(path)
+                if info is not None:
+                    found[path] = info
+                    open_paths.extend(info.references)
+        return found
+
+    # --- Roots -----------------------------------------------------------------------------
+
+    async def protect(self, paths: Iterable[StorePath]) -> None:
+        """Keep paths from the garbage collector until `release_protected` or a stop."""
+        for path in paths:
+            if path not in self._protected:
+                self._protected.add(path)
+                await self._ask(lambda c, path=path: c.add_temp_root(path))  # type: ignore[misc]
+
+    async def release_protected(self) -> None:
+        """Let go of what `protect` holds. Nix ties temporary roots to the connection."""
+        if self._protected:
+            self._protected.clear()
+            await self.close()
+
+    async def hold(self, evaluation: int, paths: Iterable[StorePath | DrvPath]) -> None:
+        """Make permanent roots for an evaluation."""
+        folder = self._roots / str(evaluation)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            link = folder / Path(path).name
+            if not link.is_symlink():
+                link.symlink_to(path)
+                await self._ask(lambda c, link=link: c.add_indirect_root(str(link)))  # type: ignore[misc]
+
+    def held(self) -> frozenset[int]:
+        """The evaluations that have permanent roots."""
+        if not self._roots.is_dir():
+            return frozenset()
+        names = (entry.name for entry in self._roots.iterdir())
+        return frozenset(int(name) for name in names if name.isdigit())
+
+    def release(self, evaluation: int) -> None:
+        """Remove an evaluation's permanent roots; Nix drops its own links when it next looks."""
+        shutil.rmtree(self._roots / str(evaluation), ignore_errors=True)

@@ -1,0 +1,229 @@
+"""The live work: what is to be built, who wants it, and what is known of each derivation.
+
+Derived from the database and kept in step with it; the graph and the scheduler decide, this
+keeps the names and the roots. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from reconciler.graph import Graph, Node, Platform
+from reconciler.model import BuildState, DrvPath, Jobset, JobsetName, Limits
+from reconciler.scheduler import Demand, Scheduler
+
+Bound = TypeVar("Bound", int, float)
+
+DEFAULT_SECONDS = 1.0
+"""Expected duration of a build of which nothing is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedJob:
+    """A job of an evaluation in force."""
+
+    jobset: JobsetName
+    evaluation: int
+    derivation: int
+    timeout: float | None
+    max_silent: float | None
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveBuild:
+    """A build whose outputs do not exist."""
+
+    id: int
+    path: DrvPath
+    name: str
+    system: str
+    features: tuple[str, ...]
+    prefer_local: bool
+    unsupported: str | None
+    state: BuildState
+    not_before: float
+    failures: int
+    bumped: bool
+    inputs: tuple[int, ...]
+    """Those of its inputs that do not exist either."""
+
+
+def package_name(name: str) -> str:
+    """A derivation's name without its version: up to the first dash before a non-letter.
+
+    The rule is Nix's own (`builtins.parseDrvName`).
+    """
+    for index, character in enumerate(name[:-1]):
+        if character == "-" and not name[index + 1].isalpha():
+            return name[:index]
+    return name
+
+
+class Work:
+    """See the module's text."""
+
+    def __init__(self, durations: Mapping[tuple[str, str], float]) -> None:
+        self.graph = Graph()
+        self.scheduler = Scheduler(self.graph)
+        self.builds: dict[int, LiveBuild] = {}
+        """As they joined: state and inputs are the graph's to know."""
+        self.ids: dict[DrvPath, int] = {}
+        self._durations = dict(durations)
+        self._platforms: dict[tuple[str, tuple[str, ...]], Platform] = {}
+        self._jobs: dict[int, list[WantedJob]] = {}
+        self._bits: dict[JobsetName, int] = {}
+        self._version = 0
+        self._masks: dict[int, int] = {}
+        self._unwanted: set[int] = set()
+        self._masked_at: tuple[int, int] | None = None
+
+    # --- Growing and shrinking -------------------------------------------------------------
+
+    def join(self, builds: Iterable[LiveBuild]) -> None:
+        """Add builds that are not in the graph yet."""
+        batch = [build for build in builds if build.id not in self.graph]
+        self.graph.add(
+            Node(
+                id=build.id,
+                platform=self._platform(build),
+                inputs=build.inputs,
+                state=build.state,
+                weight=self.expected_seconds(build.name, build.system),
+                prefer_local=build.prefer_local,
+                not_before=build.not_before,
+            )
+            for build in batch
+        )
+        for build in batch:
+            self.builds[build.id] = build
+            self.ids[build.path] = build.id
+
+    def _platform(self, build: LiveBuild) -> Platform:
+        key = (build.system, build.features)
+        platform = self._platforms.get(key)
+        if platform is None:
+            platform = self._platforms[key] = Platform(build.system, frozenset(build.features))
+        return platform
+
+    def leave(self, derivations: Collection[int]) -> None:
+        """Forget the names of builds that left the graph."""
+        for derivation in derivations:
+            build = self.builds.pop(derivation, None)
+            if build is not None:
+                del self.ids[build.path]
+
+    def withdraw(self, derivations: Collection[int]) -> None:
+        """Take builds that nothing needs out of the graph."""
+        self.graph.remove(derivations)
+        self.leave(derivations)
+
+    def bump(self, derivations: Collection[int]) -> None:
+        """Note that a person wants builds first; takes effect with the next `want`."""
+        for each in derivations:
+            self.builds[each] = replace(self.builds[each], bumped=True)
+
+    def failed_again(self, derivation: int) -> None:
+        """Count an infrastructure failure."""
+        build = self.builds[derivation]
+        self.builds[derivation] = replace(build, failures=build.failures + 1)
+
+    # --- Durations -------------------------------------------------------------------------
+
+    def expected_seconds(self, name: str, system: str) -> float:
+        """What past builds say a build takes."""
+        return self._durations.get((package_name(name), system), DEFAULT_SECONDS)
+
+    def learn(self, name: str, system: str, seconds: float) -> None:
+        """Note what a build took, as `database.built.set_duration` does."""
+        key = (package_name(name), system)
+        known = self._durations.get(key)
+        self._durations[key] = seconds if known is None else (known + seconds) / 2
+
+    # --- Who wants what --------------------------------------------------------------------
+
+    def want(self, jobs: Iterable[WantedJob], jobsets: Collection[Jobset]) -> None:
+        """Replace the jobs in force. Those of `jobsets` are built; others only stay wanted."""
+        self._jobs = {}
+        self._bits = {}
+        for job in jobs:
+            self._jobs.setdefault(job.derivation, []).append(job)
+            self._bits.setdefault(job.jobset, 1 << len(self._bits))
+        shares = {jobset.name: jobset.shares for jobset in jobsets}
+        self.scheduler.demand(
+            (
+                Demand(
+                    jobset=job.jobset,
+                    derivation=job.derivation,
+                    priority=job.priority,
+                    requested=self._bumped(job.derivation),
+                )
+                for jobs_of_one in self._jobs.values()
+                for job in jobs_of_one
+                if job.jobset in shares
+            ),
+            shares,
+        )
+        self._version += 1
+
+    def _bumped(self, derivation: int) -> bool:
+        build = self.builds.get(derivation)
+        return build is not None and build.bumped
+
+    def jobs(self, derivation: int) -> Collection[WantedJob]:
+        """The jobs in force that a derivation is."""
+        return self._jobs.get(derivation, ())
+
+    def wanting(self, derivation: int) -> frozenset[JobsetName]:
+        """The jobsets in force that need a derivation of the graph."""
+        mask = self._wanted().get(derivation, 0)
+        return frozenset(name for name, bit in self._bits.items() if mask & bit)
+
+    def unwanted(self) -> frozenset[int]:
+        """What is in the graph although no job in force needs it."""
+        self._wanted()
+        return frozenset(each for each in self._unwanted if each in self.graph)
+
+    def _wanted(self) -> dict[int, int]:
+        """Who wants what, as bits.
+
+        Computed anew when nodes or jobs came or went, not when a build ended: what left the graph
+        does no harm here.
+        """
+        now = (self.graph.shape, self._version)
+        if self._masked_at != now:
+            roots: dict[int, int] = {}
+            for derivation, jobs in self._jobs.items():
+                for job in jobs:
+                    roots[derivation] = roots.get(derivation, 0) | self._bits[job.jobset]
+            self._masks = self.graph.wanted(roots)
+            self._unwanted = {n.id for n in self.graph.nodes if n.id not in self._masks}
+            self._masked_at = now
+        return self._masks
+
+    def limits(self, derivation: int, jobsets: Mapping[JobsetName, Jobset]) -> Limits:
+        """The largest limits of those that want it; a job's own go before its jobset's."""
+        own = {job.jobset: job for job in self._jobs.get(derivation, ())}
+        timeouts: list[float | None] = []
+        silences: list[float | None] = []
+        limits = [jobsets[name].limits for name in self.wanting(derivation) if name in jobsets]
+        for name in self.wanting(derivation):
+            if name in jobsets:
+                job = own.get(name)
+                given = jobsets[name].limits
+                timeouts.append(job.timeout if job and job.timeout else given.timeout)
+                silences.append(job.max_silent if job and job.max_silent else given.max_silent)
+        return Limits(
+            timeout=_largest(timeouts),
+            max_silent=_largest(silences),
+            max_log=_largest([each.max_log for each in limits]),
+            max_output=_largest([each.max_output for each in limits]),
+        )
+
+
+def _largest(bounds: list[Bound | None]) -> Bound | None:
+    """The largest of the bounds, of which None is no bound at all."""
+    given = [bound for bound in bounds if bound is not None]
+    return max(given) if given and len(given) == len(bounds) else None
