@@ -147,7 +147,9 @@ class _Loop:
             tick = reconcile.tick(farm, now=now)
             farm.executor.raise_crash()
             self._observe(self._database, now)
-            if not farm.executor.busy and not tick.plan.actions:
+            if not farm.executor.busy:
+                if tick.plan.actions:
+                    continue  # what they changed at once may call for more
                 if self._once and not reconcile.can_go_on(
                     farm, tick, now=now, push_failures=ONCE_PUSH_FAILURES
                 ):

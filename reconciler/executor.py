@@ -91,6 +91,11 @@ class Executor:
         self._attempts: dict[int, asyncio.Task[None]] = {}
         self._idle: list[Connection] = []
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that Nix and git are run with."""
+        return self._places.environment
+
     # --- Results ---------------------------------------------------------------------------
 
     def drain(self) -> list[Outcome]:

@@ -6,6 +6,20 @@ and `pushed` write what their names say, each change checked against `transition
 `report` what the command line shows.
 """
 
-from reconciler.database.file import Database, StateLock, database_path, open_reader, open_writer
+from reconciler.database.file import (
+    Database,
+    StateLock,
+    database_path,
+    open_memory,
+    open_reader,
+    open_writer,
+)
 
-__all__ = ["Database", "StateLock", "database_path", "open_reader", "open_writer"]
+__all__ = [
+    "Database",
+    "StateLock",
+    "database_path",
+    "open_memory",
+    "open_reader",
+    "open_writer",
+]

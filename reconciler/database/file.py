@@ -229,6 +229,14 @@ def open_writer(state_dir: Path, *, now: float) -> Database:
     return database
 
 
+def open_memory(*, now: float) -> Database:
+    """Open an empty database in memory, with this program's schema."""
+    database = Database(sqlite3.connect(":memory:", isolation_level=None), Path(":memory:"))
+    database.connection.execute("PRAGMA foreign_keys = ON")
+    _migrate(database, now=now)
+    return database
+
+
 def open_reader(state_dir: Path) -> Database | None:
     """Open for reading, as any user, daemon up or down; None: there is no state yet. StateError."""
     path = database_path(state_dir)

@@ -275,3 +275,14 @@ def derivations_named(database: Database, subject: str) -> list[int]:
             (subject,),
         )
     ]
+
+
+def open_pushes(database: Database) -> dict[CacheName, int]:
+    """How many paths wait on each cache's queue."""
+    return {
+        row[0]: row[1]
+        for row in database.query(
+            "SELECT c.name, count(*) FROM push p JOIN cache c ON c.id = p.cache"
+            " WHERE p.state <> 'pushed' AND p.state IN ('pending', 'pushing') GROUP BY c.id"
+        )
+    }

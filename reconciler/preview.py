@@ -1,0 +1,145 @@
+"""What a tick would do, found out without doing it.
+
+The daemon's own code runs on a copy of the database in memory. Sources are resolved, as a tick
+would have them resolved, since only that tells whether there is something to evaluate; nothing
+is written and nothing is built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler import config, reconcile, source
+from reconciler.database import Database, observe, open_memory, open_reader
+from reconciler.errors import ReconcilerError
+from reconciler.executor import Executor, Places
+from reconciler.farm import Farm
+from reconciler.ingest import Ingest
+from reconciler.model import CacheName, Desired, Jobset, JobsetName
+from reconciler.nix import settings as nix_settings
+from reconciler.nix.endpoint import local_endpoint
+from reconciler.plan import Plan, Poll, plan
+from reconciler.store import Store
+from reconciler.work import Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """How the document's objects of one kind differ from those in force, by name."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a tick would do."""
+
+    desired: Desired
+    plan: Plan
+    """Without polls: they were made."""
+    names: Mapping[int, str]
+    """Derivation to name, of all that is to be built."""
+    queued: Mapping[JobsetName, int]
+    """Builds still to be done for each jobset; one that several want counts for each."""
+    open_pushes: Mapping[CacheName, int]
+    jobsets: Declared
+    builders: Declared
+    caches: Declared
+
+
+async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[str, str]) -> Preview:
+    """Look; ReconcilerError for a bad document or a state that cannot be read."""
+    desired = config.load(config_path)
+    nix = await nix_settings.read(environment)
+    now = time.time()
+    database = _copy(state_dir, now=now)
+    try:
+        before = observe.document_in_force(database)
+        farm = _farm(
+            database, desired, nix.systems, Places(state_dir=state_dir, environment=environment)
+        )
+        farm.work.join(observe.live_builds(database))
+        farm.adopt(desired, now=now)
+        await asyncio.gather(*(_poll(farm, each, now=now) for each in farm.active_jobsets()))
+        decided = plan(desired, reconcile.look(farm, now=now), now=now)
+        return _preview(farm, decided, None if before is None else before[1])
+    finally:
+        database.close()
+
+
+def _copy(state_dir: Path, *, now: float) -> Database:
+    copy = open_memory(now=now)
+    original = open_reader(state_dir)
+    if original is not None:
+        original.connection.backup(copy.connection)
+        original.close()
+    return copy
+
+
+def _farm(database: Database, desired: Desired, systems: frozenset[str], places: Places) -> Farm:
+    endpoint = local_endpoint(places.environment)
+    store = Store(endpoint, places.roots)
+    return Farm(
+        database=database,
+        executor=Executor(
+            places=places,
+            endpoint=endpoint,
+            store=store,
+            ingest=Ingest(database, store),
+            wake=lambda: None,
+        ),
+        store=store,
+        systems=systems,
+        desired=desired,
+        work=Work(observe.durations(database)),
+    )
+
+
+async def _poll(farm: Farm, jobset: Jobset, *, now: float) -> None:
+    progress = farm.progress_of(jobset.name)
+    progress.polled_at = now
+    try:
+        progress.locked = await source.lock(jobset.source, environment=farm.executor.environment)
+    except ReconcilerError as error:
+        farm.fault("jobset", jobset.name, "source-unavailable", str(error))
+
+
+def _preview(farm: Farm, decided: Plan, before: str | None) -> Preview:
+    work = farm.work
+    live = [node.id for node in work.graph.nodes if node.state.live]
+    failed = work.graph.dependency_failed()
+    queued: dict[JobsetName, int] = {}
+    for derivation in live:
+        if derivation not in failed:
+            for jobset in work.wanting(derivation):
+                queued[jobset] = queued.get(jobset, 0) + 1
+    old = config.parse(before.encode(), name="the document in force") if before else None
+    return Preview(
+        desired=farm.desired,
+        plan=Plan(
+            actions=tuple(each for each in decided.actions if not isinstance(each, Poll)),
+            conditions=decided.conditions,
+            wake_at=decided.wake_at,
+        ),
+        names={each: work.builds[each].name for each in live},
+        queued=queued,
+        open_pushes=observe.open_pushes(farm.database),
+        jobsets=_declared(old.jobsets if old else {}, farm.desired.jobsets),
+        builders=_declared(old.builders if old else {}, farm.desired.builders),
+        caches=_declared(old.caches if old else {}, farm.desired.caches),
+    )
+
+
+def _declared(before: Mapping[Any, object], after: Mapping[Any, object]) -> Declared:
+    return Declared(
+        added=tuple(name for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+        changed=tuple(name for name in after if name in before and before[name] != after[name]),
+    )
