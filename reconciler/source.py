@@ -129,7 +129,6 @@ async def _lock_flake(
             "--json",
             "--refresh",
             "--no-update-lock-file",
-            "--no-write-lock-file",
             "--",
             url,
         ],

@@ -1,4 +1,4 @@
-# What a worker of the built-in evaluator is asked: `walk`, one attribute path at a time.
+# What a worker of the built-in evaluator is asked: `walk`, a few attribute paths at a time.
 #
 # Answers go to standard error through `trace`, which prints at once, marked by a word that no
 # expression under evaluation can know.
@@ -50,7 +50,10 @@ let
   say = message: trace "${mark} ${toJSON message}" null;
 in
 {
-  # `path` is JSON, so that a request is one line of plain characters.
-  walk = path: say (answer (foldl' (set: name: set.${name}) root (fromJSON path)));
+  # `paths` is JSON, so that a request is one line of plain characters. Each is answered before
+  # the next is looked at; an error ends the request.
+  walk =
+    paths:
+    foldl' (_: path: say (answer (foldl' (set: name: set.${name}) root path))) null (fromJSON paths);
   done = number: say { done = number; };
 }

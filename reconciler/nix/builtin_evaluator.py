@@ -1,9 +1,10 @@
 """Evaluation over plain Nix, where nix-eval-jobs is not installed.
 
-A few worker processes, each asked for one attribute at a time: it answers with a job, with the
-names of a set, which are asked for next, or with the attribute's error. The worker is `nix repl`
-with pipes: the one command of Nix that goes on after any error, those that `tryEval` does not
-catch included, keeps what it has evaluated, and keeps its derivations rooted as long as it lives.
+A few worker processes, each asked for a few attributes at a time: it answers each with a job, with
+the names of a set, which are asked for next, or with the attribute's error. The worker is
+`nix repl` with pipes: the one command of Nix that goes on after any error, those that `tryEval`
+does not catch included, keeps what it has evaluated, and its derivations rooted as long as it
+lives.
 Only its standard error is read, for the marked lines that walk.nix traces; what it prints for
 people differs from version to version and is dropped.
 
@@ -45,9 +46,10 @@ async def run(task: EvaluationTask, *, emit: Emit, finish: Callable[[], Awaitabl
     except TimeoutError as error:
         if not deadline.expired():
             raise
-        busy = ", ".join(sorted(".".join(path) or "its root" for path in pool.busy))
+        busy = ", ".join(sorted(".".join(path) or "its root" for path in pool.busy)[:_SHOWN])
         raise process.ProcessTimeoutError(
-            f"the evaluation did not end within {task.settings.timeout:g} s; it was at {busy}"
+            f"the evaluation did not end within {task.settings.timeout:g} s; "
+            f"it was at or near {busy}"
         ) from error
 
 
@@ -73,50 +75,77 @@ class _Pool:
         self._finish = finish
         self._finished = False
 
-    async def take(self) -> AttrPath | None:
-        """The next path, depth first, when there is one; None when all is done and finished."""
+    async def take(self, count: int, *, workers: int) -> list[AttrPath]:
+        """The next paths, depth first, as soon as there is one: no more than `count`, nor than a
+        worker's part of what there is. None are left when all is done and finished.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: self._todo or not self.busy)
-            if not self._todo:
+            if not self._todo and not self._finished:
                 # Before any worker is let go: the others wait for this lock.
-                if not self._finished:
-                    self._finished = True
-                    await self._finish()
-                return None
-            path = self._todo.pop()
-            self.busy.add(path)
-            return path
+                self._finished = True
+                await self._finish()
+            fair = -(-len(self._todo) // workers)
+            taken = [self._todo.pop() for _ in range(min(count, fair))]
+            self.busy.update(taken)
+            return taken
+
+    async def give_back(self, paths: Sequence[AttrPath], *, found: Sequence[AttrPath] = ()) -> None:
+        """These are still to be asked for, and so is what was `found`."""
+        async with self._changed:
+            self._todo.extend(reversed(found))
+            self._todo.extend(reversed(paths))
+            self.busy.difference_update(paths)
+            self._changed.notify_all()
 
     async def settle(self, path: AttrPath, *, found: Sequence[AttrPath] = ()) -> None:
         """A path is done with; `found` below it are to be asked for."""
-        async with self._changed:
-            self._todo.extend(reversed(found))
-            self.busy.remove(path)
-            self._changed.notify_all()
+        self.busy.remove(path)
+        await self.give_back([], found=found)
 
 
 async def _work(task: EvaluationTask, pool: _Pool, emit: Emit) -> None:
-    path = await pool.take()
-    while path is not None:
+    workers = max(1, task.settings.workers)
+    while paths := await pool.take(1, workers=workers):
         async with _worker(task) as worker:
-            path = await _serve(worker, path, pool, emit)
+            await _serve(worker, paths, pool, emit, workers=workers)
 
 
 async def _serve(
-    worker: _Worker, path: AttrPath | None, pool: _Pool, emit: Emit
-) -> AttrPath | None:
-    """Ask one worker until it dies or all is done; the path to go on with, in a new worker."""
-    asked = 0
-    while path is not None:
-        answer = await worker.ask(path)
-        if isinstance(answer, _Died) and asked:
-            return path  # it may have died of what it had piled up before
-        await _settle(path, answer, pool, emit)
-        path = await pool.take()
-        if isinstance(answer, _Died):
-            return path
-        asked += 1
-    return None
+    worker: _Worker, paths: Sequence[AttrPath], pool: _Pool, emit: Emit, *, workers: int
+) -> None:
+    """Ask one worker until it dies or all is done. `paths`, asked first, is a single one."""
+    count, fresh = 1, True
+    loop = asyncio.get_running_loop()
+    while paths:
+        started = loop.time()
+        answers = await worker.ask(paths)
+        if isinstance(answers[-1], _Died) and not fresh:
+            # It may have died of what had piled up, and nothing protects what it has just made:
+            # all are asked again, first, and alone in a fresh worker, the one it died at.
+            suspect = len(answers) - 1
+            await pool.give_back([paths[suspect], *paths[:suspect], *paths[suspect + 1 :]])
+            return
+        count = _next_count(count, seconds=loop.time() - started)
+        fresh = False
+        for path, answer in zip(paths, answers, strict=False):
+            await _settle(path, answer, pool, emit)
+        await pool.give_back(paths[len(answers) :])
+        if isinstance(answers[-1], _Died):
+            return
+        paths = await pool.take(count, workers=workers)
+
+
+def _next_count(count: int, *, seconds: float) -> int:
+    """How many attributes to ask for at once: a question costs about a millisecond."""
+    if seconds < _QUICK:
+        return min(count * 2, _MAX_COUNT)
+    return max(1, count // 2)
+
+
+_SHOWN = 5
+_QUICK = 0.05
+_MAX_COUNT = 128
 
 
 async def _settle(path: AttrPath, answer: _Answer, pool: _Pool, emit: Emit) -> None:
@@ -186,7 +215,7 @@ def _environment(task: EvaluationTask) -> dict[str, str]:
 
 
 class _Worker:
-    """One `nix repl`, asked one attribute at a time."""
+    """One `nix repl`."""
 
     def __init__(
         self,
@@ -202,22 +231,24 @@ class _Worker:
         self._max_memory = max_memory
         self._number = 0
 
-    async def ask(self, path: AttrPath) -> _Answer:
-        """What an attribute is. Whatever it takes: the timeout is of the whole evaluation."""
+    async def ask(self, paths: Sequence[AttrPath]) -> list[_Answer]:
+        """The answers, at least one, to the first of `paths`: an error is the last of them."""
         self._number += 1
-        request = f"walk {nix_string(json.dumps(path))}\ndone {self._number}\n"
+        request = f"walk {nix_string(json.dumps(paths))}\ndone {self._number}\n"
         await self._child.send(request.encode("ascii"))
         said: deque[bytes] = deque(maxlen=_TAIL_LINES)
-        row: dict[str, Any] | None = None
+        answers: list[_Answer] = []
         async for line in self._lines:
             if not line.startswith(self._prefix):
                 said.append(line[:MAX_MESSAGE])
                 continue
             message = json.loads(line.removeprefix(self._prefix))
             if message.get("done") == self._number:
-                return _answer(row, said)
-            row = message
-        return await self._died(said)
+                failed = [_Failed(error_message(_text(said)))] if len(answers) < len(paths) else []
+                return answers + failed
+            answers.append(_answer(message))
+            said.clear()
+        return [*answers, await self._died(said)]
 
     async def _died(self, said: Iterable[bytes]) -> _Died:
         end = await self._child.finished()
@@ -233,14 +264,12 @@ _TAIL_LINES = 200
 _OUT_OF_MEMORY = re.compile(r"out of memory|insufficient space|bad_alloc", re.IGNORECASE)
 
 
-def _answer(row: Mapping[str, Any] | None, said: Iterable[bytes]) -> _Answer:
-    match row:
-        case None:
-            return _Failed(error_message(_text(said)))
+def _answer(message: Mapping[str, Any]) -> _Answer:
+    match message:
         case {"attrs": list(names)}:
             return _Set(tuple(str(name) for name in names))
         case _:
-            return _Job(row)
+            return _Job(message)
 
 
 def _text(lines: Iterable[bytes]) -> str:

@@ -54,14 +54,18 @@ async def evaluate(
     processes.
     """
     with tempfile.TemporaryDirectory(prefix="evaluation-", dir=work_dir) as scratch:
-        task = evaluation_task(
-            locked,
-            attributes=jobset.attributes,
-            systems=jobset.systems,
-            settings=jobset.evaluation,
-            environment=fetch_environment(environment),
-            work_dir=Path(scratch),
-        )
+        try:
+            task = evaluation_task(
+                locked,
+                attributes=jobset.attributes,
+                systems=jobset.systems,
+                settings=jobset.evaluation,
+                environment=fetch_environment(environment),
+                work_dir=Path(scratch),
+            )
+        except ReconcilerError as error:
+            yield EvaluationFailure(attr_path=(), message=str(error))
+            return
         rows = _Rows()
         running = asyncio.create_task(_run(locked, task, rows))
         try:

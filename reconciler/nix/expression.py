@@ -65,24 +65,27 @@ def nix_lib(name: str) -> str:
 
 
 def nix_string(text: str) -> str:
-    """A Nix string literal; of ASCII without line ends it is one line."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${") + '"'
+    """A Nix string literal; of ASCII without line feeds it is one line."""
+    # A bare carriage return would be read as a line feed.
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("${", "\\${"), ("\r", "\\r")):
+        text = text.replace(plain, escaped)
+    return f'"{text}"'
 
 
 def parse_attr_path(text: str) -> AttrPath:
     """Split `packages."a.b".c` at its dots, as Nix does."""
     parts: list[str] = []
-    part, quoted, known = "", False, False
+    part, quoted = "", False
     for character in text:
         if character == '"':
-            quoted, known = not quoted, True
+            quoted = not quoted
         elif character == "." and not quoted:
             parts.append(part)
-            part, known = "", False
+            part = ""
         else:
             part += character
     parts.append(part)
-    if quoted or (not part and not known) or "" in parts[:-1]:
+    if quoted or "" in parts:
         raise UsageError(
             f"'{text}' is not an attribute path: write names with dots between them, "
             "a name that has a dot of its own in double quotes"

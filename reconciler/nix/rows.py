@@ -51,7 +51,7 @@ def parse_row(row: object) -> Row:
         system=_text(row, "system"),
         drv_path=DrvPath(_text(row, "drvPath")),
         outputs=_outputs(row.get("outputs")),
-        description=meta.get("description"),
+        description=_text(meta, "description") if "description" in meta else None,
         timeout=_seconds(meta, "timeout"),
         max_silent=_seconds(meta, "maxSilent"),
         priority=int(meta.get("schedulingPriority", 0)),
@@ -89,7 +89,7 @@ def _attr_path(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         raise RowError(f"it has no `{key}`")
     return value
 
