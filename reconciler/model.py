@@ -87,11 +87,11 @@ class Jobset:
 
     name: JobsetName
     source: Source
-    attributes: tuple[str, ...]
-    """Attribute paths to evaluate; empty: `hydraJobs`, else `checks` and `packages` (flakes),
-    or the whole expression."""
-    systems: tuple[str, ...]
-    """Systems whose jobs are wanted; None of them declared: every system that evaluates."""
+    attributes: tuple[str, ...] | None
+    """Attribute paths to evaluate; None: `hydraJobs`, else `checks` and `packages` (flakes),
+    or the whole expression. Empty means none."""
+    systems: tuple[str, ...] | None
+    """Systems whose jobs are wanted; None: every system that evaluates. Empty means none."""
     interval: float | None
     """Seconds between polls of the source; None: only on a trigger or a watched change."""
     enabled: bool
@@ -109,8 +109,8 @@ class Builder:
 
     name: BuilderName
     uri: str | None
-    systems: tuple[str, ...]
-    """Systems it builds for; empty: what its Nix says of itself."""
+    systems: tuple[str, ...] | None
+    """Systems it builds for; None: what its Nix says of itself. Empty means none."""
     max_jobs: int
     speed_factor: float
     supported_features: tuple[str, ...]
@@ -159,12 +159,15 @@ class Cache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """One valid document. `digest` is the SHA-256 of its canonical JSON, in hexadecimal."""
+    """One valid document."""
 
     jobsets: Mapping[JobsetName, Jobset]
     builders: Mapping[BuilderName, Builder]
     caches: Mapping[CacheName, Cache]
     digest: str
+    """SHA-256 of `document`, in hexadecimal."""
+    document: str = "{}"
+    """The document as canonical JSON: every default written out, every path absolute."""
 
 
 # --- What Nix says -----------------------------------------------------------------------------

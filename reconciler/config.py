@@ -1,0 +1,188 @@
+"""The configuration document as desired state.
+
+Reads the file, checks everything, gives each value its type. The only place where the document's
+loose values become the model's. Decides nothing about what follows from them, and looks at no
+file but the document: a missing secret is a condition of the object that needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from reconciler import config_refusals, config_rules, config_schema, document
+from reconciler.config_schema import schema
+from reconciler.document_tree import DocumentError, plain
+from reconciler.model import (
+    Builder,
+    BuilderName,
+    Cache,
+    CacheName,
+    Compression,
+    Desired,
+    EvaluationSettings,
+    FlakeSource,
+    GitSource,
+    Jobset,
+    JobsetName,
+    Limits,
+    PathSource,
+    PushScope,
+    Retry,
+    Source,
+    Upstream,
+)
+from reconciler.problems import ConfigError, Problem
+from reconciler.quantities import duration, size
+
+__all__ = ["ConfigError", "Problem", "load", "parse", "schema"]
+
+
+def load(path: Path) -> Desired:
+    """Read the document at `path`; relative paths in it start from its folder."""
+    return parse(_read(path), name=str(path), folder=path.absolute().parent)
+
+
+def parse(text: bytes, *, name: str, folder: Path = Path("/")) -> Desired:
+    """Read a document, JSON or YAML; takes `Desired.document` back to the same value.
+
+    `name` is what messages call it, `folder` where its relative paths start. Raises ConfigError
+    with everything that is wrong.
+    """
+    try:
+        root, problems = document.read(text)
+    except DocumentError as error:
+        raise ConfigError([error.problem], name=name) from None
+    located = config_schema.located(plain(root), folder=folder)
+    problems += config_refusals.problems(root, located)
+    problems += config_rules.problems(root, located)
+    if problems:
+        raise ConfigError(problems, name=name)
+    completed: Any = config_schema.completed(located)
+    return _desired(completed)
+
+
+def _read(path: Path) -> bytes:
+    """Read the file, of one too large only so much that this shows."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise _unreadable(path, f"it is {kind}", "name the document itself")
+        with path.open("rb") as file:
+            return file.read(document.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _unreadable(path, "there is no such file", "create it, or name another") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        mend = "make it readable for the user this runs as, or name another"
+        raise _unreadable(path, f"it cannot be read: {reason}", mend) from None
+
+
+def _unreadable(path: Path, message: str, mend: str) -> ConfigError:
+    problem = Problem(path="", line=None, column=None, message=message, mend=mend)
+    return ConfigError([problem], name=str(path))
+
+
+def _desired(completed: dict[str, Any]) -> Desired:
+    canonical = json.dumps(completed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return Desired(
+        jobsets={
+            JobsetName(name): _jobset(JobsetName(name), value)
+            for name, value in completed["jobsets"].items()
+        },
+        builders={
+            BuilderName(name): _builder(BuilderName(name), value)
+            for name, value in completed["builders"].items()
+        },
+        caches={
+            CacheName(name): _cache(CacheName(name), value)
+            for name, value in completed["caches"].items()
+        },
+        digest=hashlib.sha256(canonical.encode()).hexdigest(),
+        document=canonical,
+    )
+
+
+def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
+    limits, retry, evaluation = value["limits"], value["retry"], value["evaluation"]
+    return Jobset(
+        name=name,
+        source=_source(value["source"]),
+        attributes=_names(value["attributes"]),
+        systems=_names(value["systems"]),
+        interval=_seconds(value["interval"]),
+        enabled=value["enabled"],
+        shares=value["shares"],
+        caches=tuple(CacheName(cache) for cache in value["caches"]),
+        keep=value["keep"],
+        limits=Limits(
+            timeout=_seconds(limits["timeout"]),
+            max_silent=_seconds(limits["maxSilent"]),
+            max_log=_bytes(limits["maxLog"]),
+            max_output=_bytes(limits["maxOutput"]),
+        ),
+        retry=Retry(attempts=retry["attempts"], backoff=duration(retry["backoff"])),
+        evaluation=EvaluationSettings(
+            workers=evaluation["workers"],
+            max_memory=size(evaluation["maxMemory"]),
+            timeout=duration(evaluation["timeout"]),
+            allow_import_from_derivation=evaluation["allowImportFromDerivation"],
+            pure=evaluation["pure"],
+        ),
+    )
+
+
+def _source(value: dict[str, Any]) -> Source:
+    if "flake" in value:
+        return FlakeSource(url=value["flake"])
+    if "git" in value:
+        git = value["git"]
+        return GitSource(url=git["url"], ref=git["ref"], file=value["file"], args=value["args"])
+    return PathSource(path=value["path"], file=value["file"], args=value["args"])
+
+
+def _builder(name: BuilderName, value: dict[str, Any]) -> Builder:
+    mandatory = tuple(value["mandatoryFeatures"])
+    return Builder(
+        name=name,
+        uri=value["uri"],
+        systems=_names(value["systems"]),
+        max_jobs=value["maxJobs"],
+        speed_factor=float(value["speedFactor"]),
+        # As in Nix's machines file, a mandatory feature is a supported one.
+        supported_features=tuple(dict.fromkeys((*value["supportedFeatures"], *mandatory))),
+        mandatory_features=mandatory,
+        drain=value["drain"],
+        ssh_key_file=value["sshKeyFile"],
+        public_host_key=value["publicHostKey"],
+    )
+
+
+def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
+    return Cache(
+        name=name,
+        uri=value["uri"],
+        signing_key_file=value["signingKeyFile"],
+        credentials_file=value["credentialsFile"],
+        compression=Compression(value["compression"]),
+        push=PushScope(value["push"]),
+        upstreams=tuple(
+            Upstream(url=upstream["url"], public_key=upstream["publicKey"])
+            for upstream in value["upstreams"]
+        ),
+    )
+
+
+def _names(value: list[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)
+
+
+def _seconds(text: str | None) -> float | None:
+    return None if text is None else duration(text)
+
+
+def _bytes(text: str | None) -> int | None:
+    return None if text is None else size(text)

@@ -1,0 +1,137 @@
+"""What a configuration must fulfil beyond its schema: names refer, nothing contradicts.
+
+Pure. Works on a document without its defaults, which the schema may have refused in parts, so that
+every problem is found at once; what has the wrong shape is passed over here. Reads no file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from reconciler.document_tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
+from reconciler.problems import Problem, did_you_mean, quote, render_path
+from reconciler.quantities import QuantityError, duration
+
+_IN_STORE = re.compile(r"^/nix/store/|/store/[0-9a-df-np-sv-z]{32}-")
+"""A store path, wherever the store is: Nix's base 32 leaves out e, o, t and u."""
+_PASSWORD = re.compile(r"^[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@")
+_SHORTEST_INTERVAL = 1.0
+
+Refusal = tuple[list[str | int], str, str]
+"""Document path, message and mend."""
+
+
+def problems(root: Node, document: Json) -> list[Problem]:
+    """Find everything that contradicts itself or refers to nothing, `MAX_PROBLEMS` at most."""
+    if not isinstance(document, dict):
+        return []
+    found = islice(_refusals(document), MAX_PROBLEMS)
+    return [_placed(root, path, message, mend) for path, message, mend in found]
+
+
+def _placed(root: Node, path: list[str | int], message: str, mend: str) -> Problem:
+    node = locate(root, path)
+    return problem_at(node.mark if node else mark_of_key(root, path), path, message, mend)
+
+
+def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
+    caches = _declared(document, "caches")
+    for name, jobset in _declared(document, "jobsets").items():
+        yield from _jobset(["jobsets", name], jobset, caches)
+    yield from _builders(_declared(document, "builders"))
+    for name, cache in caches.items():
+        at: list[str | int] = ["caches", name]
+        yield from _password([*at, "uri"], cache.get("uri"))
+        yield from _stored_secret([*at, "signingKeyFile"], cache.get("signingKeyFile"))
+        yield from _stored_secret([*at, "credentialsFile"], cache.get("credentialsFile"))
+        upstreams = cache.get("upstreams")
+        for index, upstream in enumerate(upstreams if isinstance(upstreams, list) else ()):
+            if isinstance(upstream, dict):
+                yield from _password([*at, "upstreams", index, "url"], upstream.get("url"))
+
+
+def _jobset(
+    at: list[str | int], jobset: dict[str, Json], caches: Mapping[str, object]
+) -> Iterator[Refusal]:
+    wanted = jobset.get("caches")
+    for index, name in enumerate(wanted if isinstance(wanted, list) else ()):
+        if isinstance(name, str) and name not in caches:
+            mend = (
+                did_you_mean(name, list(caches), label="declared")
+                if caches
+                else (f"declare it: caches: {{{name}: {{uri: …}}}}")
+            )
+            yield [*at, "caches", index], f"there is no cache {quote(name)}", mend
+    interval = jobset.get("interval")
+    if isinstance(interval, str) and 0 < _seconds(interval) < _SHORTEST_INTERVAL:
+        yield [*at, "interval"], f"{quote(interval)} is too often", "write at least 1s"
+    source = jobset.get("source")
+    if isinstance(source, dict):
+        yield from _password([*at, "source", "flake"], source.get("flake"))
+        git = source.get("git")
+        if isinstance(git, dict):
+            yield from _password([*at, "source", "git", "url"], git.get("url"))
+
+
+def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
+    first_by_uri: dict[str | None, str] = {}
+    for name, builder in builders.items():
+        at: list[str | int] = ["builders", name]
+        yield from _stored_secret([*at, "sshKeyFile"], builder.get("sshKeyFile"))
+        uri = builder.get("uri")
+        if uri is not None and not isinstance(uri, str):
+            continue
+        first = first_by_uri.setdefault(uri, name)
+        if uri is None:
+            yield from _local_builder(at, builder, first=first)
+        elif first != name:
+            where = render_path(["builders", first])
+            yield [*at, "uri"], f"{where} is the same machine", "keep one, with the slots of both"
+
+
+def _local_builder(
+    at: list[str | int], builder: dict[str, Json], *, first: str
+) -> Iterator[Refusal]:
+    if first != at[-1]:
+        where = render_path(["builders", first])
+        yield at, f"it is this machine, as is {where}", "give it a uri, or keep one of them"
+    for key in ("sshKeyFile", "publicHostKey"):
+        if builder.get(key) is not None:
+            yield [*at, key], "this machine is not reached by ssh", f"add a uri, or remove {key}"
+
+
+def _stored_secret(at: list[str | int], value: Json) -> Iterator[Refusal]:
+    if isinstance(value, str) and _IN_STORE.search(value):
+        yield (
+            at,
+            f"{quote(value)} is in the Nix store, where everyone can read it",
+            "keep the secret in a file outside, such as one under /run/credentials or /run/secrets",
+        )
+
+
+def _password(at: list[str | int], value: Json) -> Iterator[Refusal]:
+    if isinstance(value, str) and _PASSWORD.search(value):
+        # The value itself is a secret: not to be printed.
+        yield (
+            at,
+            "it has a password in it, which logs and process lists would show",
+            "keep the password in a file (credentialsFile, or git's own credentials)",
+        )
+
+
+def _seconds(text: str) -> float:
+    """Read a duration; 0 for what the schema refuses anyway."""
+    try:
+        return duration(text)
+    except QuantityError:
+        return 0.0
+
+
+def _declared(document: dict[str, Json], kind: str) -> dict[str, dict[str, Json]]:
+    """Give the objects of a kind that have the shape of one."""
+    held = document.get(kind)
+    if not isinstance(held, dict):
+        return {}
+    return {name: value for name, value in held.items() if isinstance(value, dict)}
