@@ -89,6 +89,6 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 def did_you_mean(word: str, names: Sequence[str], *, label: str) -> str:
     """Suggest the nearest of `names` and list them, up to twenty, after `label`."""
     # difflib costs the product of both lengths and the number of names.
-    close = nearest(word, names[:500]) if len(word) <= 200 else None
+    close = nearest(word, names[:200]) if len(word) <= 200 else None
     listed = f"{label}: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
     return f"did you mean {quote(close)}? ({listed})" if close else listed
