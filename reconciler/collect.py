@@ -147,4 +147,14 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         )
         for path, message in outcome.failed.items()
     ]
+    changes += [
+        pushed.PushChange(
+            path=path,
+            before=PushState.PUSHING,
+            after=PushState.PENDING,
+            cause=Cause.INTERRUPTED,
+            not_before=now + PUSH_BACKOFF,
+        )
+        for path in outcome.waiting
+    ]
     pushed.set_push_states(farm.database, outcome.cache, changes, now=now)

@@ -301,7 +301,7 @@ class Executor:
         error = None
         try:
             if requisites:
-                paths = await self._store.closure(paths)
+                paths = pushing.order(cache, await self._store.closure(paths))
             await self._store.protect(paths)
         except NixError as problem:
             paths, error = (), str(problem)

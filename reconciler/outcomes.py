@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.ingest import Ingested
 from reconciler.model import AttemptResult, BuilderName, CacheName, JobsetName, StorePath
@@ -62,12 +62,14 @@ class Pushed:
     """A batch was sent to a cache."""
 
     cache: CacheName
-    sent: Mapping[StorePath, int]
+    sent: Mapping[StorePath, int] = field(default_factory=dict)
     """Bytes sent for each path that is there now; 0: it was there before."""
-    gone: tuple[StorePath, ...]
+    gone: tuple[StorePath, ...] = ()
     """Paths that the store has no longer."""
-    failed: Mapping[StorePath, str]
-    unusable: str | None
+    waiting: Mapping[StorePath, StorePath] = field(default_factory=dict)
+    """Paths kept back, each for a reference that is not in the cache yet."""
+    failed: Mapping[StorePath, str] = field(default_factory=dict)
+    unusable: str | None = None
     """Why the cache as a whole cannot be used."""
 
 

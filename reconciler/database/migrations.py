@@ -183,6 +183,7 @@ CREATE TABLE duration (
 CREATE TABLE push (
     cache INTEGER NOT NULL REFERENCES cache(id) ON DELETE CASCADE,
     path TEXT NOT NULL,
+    position INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN {_PUSH_1}),
     queued_at REAL NOT NULL,
     finished_at REAL,
@@ -192,7 +193,7 @@ CREATE TABLE push (
     bytes INTEGER,
     PRIMARY KEY (cache, path)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX push_open ON push(cache, not_before) WHERE state <> 'pushed';
+CREATE INDEX push_open ON push(cache, position) WHERE state <> 'pushed';
 
 -- The derivations whose paths have been put on a cache's queue.
 CREATE TABLE push_root (

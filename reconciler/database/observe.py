@@ -207,11 +207,12 @@ class PushQueue:
 def push_queue(database: Database, cache: CacheName, *, now: float, batch: int) -> PushQueue:
     """What a cache is to be sent next."""
     waiting = (
-        "FROM push p JOIN cache c ON c.id = p.cache WHERE c.name = ? AND p.state <> 'pushed'"
-        " AND p.state = 'pending'"  # `<> 'pushed'` is the partial index's condition
+        # The first condition is the partial index's.
+        "FROM push p JOIN cache c ON c.id = p.cache WHERE c.name = ?"
+        " AND p.state <> 'pushed' AND p.state = 'pending'"
     )
     due = database.query(
-        f"SELECT p.path {waiting} AND p.not_before <= ? ORDER BY p.not_before LIMIT ?",
+        f"SELECT p.path {waiting} AND p.not_before <= ? ORDER BY p.position LIMIT ?",
         (cache, now, batch),
     )
     later = database.one(
@@ -283,6 +284,6 @@ def open_pushes(database: Database) -> dict[CacheName, int]:
         row[0]: row[1]
         for row in database.query(
             "SELECT c.name, count(*) FROM push p JOIN cache c ON c.id = p.cache"
-            " WHERE p.state <> 'pushed' AND p.state IN ('pending', 'pushing') GROUP BY c.id"
+            " WHERE p.state <> 'pushed' AND p.state <> 'failed' GROUP BY c.id"
         )
     }

@@ -22,15 +22,21 @@ def queue_pushes(
     paths: Iterable[StorePath],
     now: float,
 ) -> None:
-    """Put paths on a cache's queue, and note the derivations they were queued for."""
+    """Put paths on a cache's queue in this order, and note the derivations they are queued for.
+
+    A path that was given up because the store had lost it is taken up again.
+    """
     with database.transaction():
         row = database.one("SELECT id FROM cache WHERE name = ?", (cache,))
         assert row is not None
         identity = row["id"]
+        newest = database.one("SELECT max(position) FROM push WHERE cache = ?", (identity,))
+        last = 0 if newest is None or newest[0] is None else newest[0]
         database.execute_many(
-            "INSERT INTO push(cache, path, state, queued_at) VALUES (?, ?, 'pending', ?)"
-            " ON CONFLICT DO NOTHING",
-            ((identity, path, now) for path in paths),
+            "INSERT INTO push(cache, path, position, state, queued_at)"
+            " VALUES (?, ?, ?, 'pending', ?) ON CONFLICT DO UPDATE SET state = 'pending',"
+            " position = excluded.position, not_before = 0 WHERE state = 'failed'",
+            ((identity, path, last + place, now) for place, path in enumerate(paths, start=1)),
         )
         database.execute_many(
             "INSERT INTO push_root(cache, derivation) VALUES (?, ?) ON CONFLICT DO NOTHING",
