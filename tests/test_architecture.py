@@ -17,7 +17,7 @@ PACKAGE = PROJECT / "reconciler"
 SHELL: list[set[str]] = [
     {"__main__"},
     {"cli"},
-    {"daemon"},
+    {"daemon", "preview"},
     {"reconcile"},
     {"act", "collect", "requests"},
     {"farm"},
@@ -32,11 +32,6 @@ EFFECTS: list[set[str]] = [
     {"nix"},
     {"source"},
     {"config"},
-    {"config_refusals", "config_rules"},
-    {"config_schema"},
-    {"document"},
-    {"document_json", "document_yaml"},
-    {"document_tree"},
     {"process", "watch"},
 ]
 PURE: list[set[str]] = [

@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
 
-from reconciler.config_schema import resolved, schema
-from reconciler.document_tree import (
+from reconciler.config.json_schema import resolved, schema
+from reconciler.config.tree import (
     MAX_PROBLEMS,
     Json,
     Node,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler import document
-from reconciler.document_tree import (
+from reconciler.config import document
+from reconciler.config.tree import (
     MAX_DEPTH,
     MAX_VALUES,
     DocumentError,

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from reconciler.document_tree import (
+from reconciler.config.tree import (
     DocumentError,
     ListNode,
     MapNode,

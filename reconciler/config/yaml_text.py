@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import yaml
 
-from reconciler.document_tree import (
+from reconciler.config.tree import (
     Extent,
     ListNode,
     MapNode,

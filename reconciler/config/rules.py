@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from reconciler.document_tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
+from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
 from reconciler.problems import Problem, did_you_mean, quote, render_path
 from reconciler.quantities import QuantityError, duration
 

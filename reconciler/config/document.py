@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from reconciler.document_json import NotJsonError, read_json
-from reconciler.document_tree import MAX_TEXT, DocumentError, Mark, Node, TreeBuilder, refuse
-from reconciler.document_yaml import read_yaml
+from reconciler.config.json_text import NotJsonError, read_json
+from reconciler.config.tree import MAX_TEXT, DocumentError, Mark, Node, TreeBuilder, refuse
+from reconciler.config.yaml_text import read_yaml
 from reconciler.problems import Problem
 
 MAX_BYTES = MAX_TEXT

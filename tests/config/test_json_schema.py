@@ -15,7 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from reconciler import config
-from reconciler.config_schema import resolved, schema
+from reconciler.config.json_schema import resolved, schema
 
 CHECKOUT = Path(__file__).parent.parent
 GENERATED = shutil.ignore_patterns("__pycache__")

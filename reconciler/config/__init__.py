@@ -13,9 +13,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from reconciler import config_refusals, config_rules, config_schema, document
-from reconciler.config_schema import schema
-from reconciler.document_tree import DocumentError, plain
+from reconciler.config import document, json_schema, refusals, rules
+from reconciler.config.json_schema import schema
+from reconciler.config.tree import DocumentError, plain
 from reconciler.model import (
     Builder,
     BuilderName,
@@ -56,12 +56,12 @@ def parse(text: bytes, *, name: str, folder: Path = Path("/")) -> Desired:
         root, problems = document.read(text)
     except DocumentError as error:
         raise ConfigError([error.problem], name=name) from None
-    located = config_schema.located(plain(root), folder=folder)
-    problems += config_refusals.problems(root, located)
-    problems += config_rules.problems(root, located)
+    located = json_schema.located(plain(root), folder=folder)
+    problems += refusals.problems(root, located)
+    problems += rules.problems(root, located)
     if problems:
         raise ConfigError(problems, name=name)
-    completed: Any = config_schema.completed(located)
+    completed: Any = json_schema.completed(located)
     return _desired(completed)
 
 

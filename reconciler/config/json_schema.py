@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reconciler.document_tree import Json
+from reconciler.config.tree import Json
 
 
 @functools.cache
