@@ -35,7 +35,9 @@ EFFECTS: list[set[str]] = [
     {"process", "watch"},
 ]
 PURE: list[set[str]] = [
-    {"plan", "status", "explain"},
+    {"status"},
+    {"explain"},
+    {"plan"},
     {"work"},
     {"scheduler"},
     {"graph", "transitions"},

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from reconciler import config
 from reconciler.config.json_schema import resolved, schema
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 GENERATED = shutil.ignore_patterns("__pycache__")
 
 
