@@ -25,13 +25,12 @@ from collections.abc import (
 from pathlib import PurePosixPath
 from typing import Self, TypeVar
 
-from reconciler.errors import NixError
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix import protocol
 from reconciler.nix.endpoint import Endpoint
 from reconciler.nix.handshake import Greeting
 from reconciler.nix.logs import LogHandler, RefusedError, StderrTag, ignore, read_error
-from reconciler.nix.nar import NarScanner
+from reconciler.nix.nar import NarScanner, NotNarError
 from reconciler.nix.protocol import (
     BuildResult,
     ClientOptions,
@@ -41,7 +40,7 @@ from reconciler.nix.protocol import (
     Operation,
 )
 from reconciler.nix.session import Session
-from reconciler.nix.wire import WORD_SIZE, PeerError, Reader, string, strings, word
+from reconciler.nix.wire import PeerError, Reader, string, strings, word
 
 T = TypeVar("T")
 
@@ -69,12 +68,17 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, endpoint: Endpoint, *, options: ClientOptions | None = None, patience: float
+        cls,
+        endpoint: Endpoint,
+        *,
+        options: ClientOptions | None = None,
+        patience: float,
+        on_log: LogHandler = ignore,
     ) -> Self:
-        """Connect, agree on a version, send the options."""
+        """Connect, agree on a version, send the options; the log tells which were ignored."""
         session, greeting = await Session.open(endpoint, patience=patience)
         connection = cls(session, greeting)
-        await connection.set_options(options or ClientOptions())
+        await connection.set_options(options or ClientOptions(), on_log=on_log)
         return connection
 
     @property
@@ -97,29 +101,37 @@ class Connection:
     async def __aexit__(self, *_exception: object) -> None:
         await self.close()
 
-    async def set_options(self, options: ClientOptions) -> None:
+    async def set_options(self, options: ClientOptions, *, on_log: LogHandler = ignore) -> None:
         """Change the settings that hold from the next operation on."""
         body = protocol.write_options(options)
-        await self._call("take our settings", Operation.SET_OPTIONS, body, _nothing)
+        await self._call("take our settings", Operation.SET_OPTIONS, body, _nothing, log=on_log)
 
     # --- Questions ---------------------------------------------------------------------------
 
     async def query_valid_paths(
-        self, paths: Iterable[StorePath], *, substitute: bool = False
+        self, paths: Iterable[StorePath], *, substitute: bool = False, on_log: LogHandler = ignore
     ) -> frozenset[StorePath]:
-        """Which of the paths exist; with `substitute`, those that can be fetched are, before."""
+        """Which of the paths exist; with `substitute`, those that can be fetched are, before.
+
+        Why one could not be fetched is only in the log.
+        """
         body = strings(paths)
         return await self._call(
             "tell which paths are valid",
             Operation.QUERY_VALID_PATHS,
             body + word(substitute),
             protocol.read_paths,
+            log=on_log,
             allowance=len(body),
             unhurried=substitute,
         )
 
     async def query_substitutable_paths(self, paths: Iterable[StorePath]) -> frozenset[StorePath]:
-        """Which of the paths a substituter has."""
+        """Which of the paths a substituter has.
+
+        Nix asks only those that say they can bear it (WantMassQuery of their nix-cache-info);
+        `query_missing` asks all, one path after the other.
+        """
         body = strings(paths)
         return await self._call(
             "tell which paths can be substituted",
@@ -258,11 +270,7 @@ class Connection:
         async with self._session.exchange(f"send {path}") as reader:
             await self._session.send(word(Operation.NAR_FROM_PATH), string(path))
             await self._session.work(ignore)
-            reader.allow(WORD_SIZE)
-            first = await reader.word()
-            if first == StderrTag.ERROR:  # after the log's end; the daemon hangs up behind it
-                raise RefusedError(await read_error(reader))
-            async for chunk in _nar(reader, word(first)):
+            async for chunk in _nar(reader):
                 yield chunk
             self._session.finish()
 
@@ -345,16 +353,19 @@ async def _one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _nar(reader: Reader, begun: bytes) -> AsyncIterator[bytes]:
-    """The rest of a NAR of which `begun` has been read, and that too."""
+async def _nar(reader: Reader) -> AsyncIterator[bytes]:
+    """What is to be read, up to the end of a NAR."""
     scanner = NarScanner()
-    try:
-        scanner.feed(begun)
-        yield begun
-        while not scanner.finished:
-            data = await reader.peek()
+    while not scanner.finished:
+        data = await reader.peek()
+        try:
             used = scanner.feed(data)
-            reader.advance(used)
-            yield data[:used]
-    except NixError as error:
-        raise PeerError(f"it sent what is {error}") from None
+        except NotNarError as error:
+            if error.word != StderrTag.ERROR:
+                raise PeerError(f"it sent what is {error}") from None
+            # Nix finds out too late that it cannot send a path: it says so amid the archive, and
+            # hangs up.
+            reader.advance(error.end)
+            raise RefusedError(await read_error(reader)) from None
+        reader.advance(used)
+        yield data[:used]

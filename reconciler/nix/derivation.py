@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from reconciler.errors import NixError
 from reconciler.model import Derivation, DrvPath, StorePath
@@ -31,6 +31,10 @@ _IMPURE = "it is impure: each build of it may make something else"
 _Output = tuple[str, str, str]
 """Path, hash algorithm with method, hash: each may be empty."""
 _Inputs = Mapping[DrvPath, tuple[str, ...]]
+
+_STRUCTURED = '("__json","'
+_FEATURES = '("requiredSystemFeatures","'
+_PREFER_LOCAL = '("preferLocalBuild","'
 
 _INPUT = re.compile(r'\("([^"]++)",\["([^"]*+(?:","[^"]*+)*+)"\]\)')
 _AROUND_INPUT = len('("",[""]),')
@@ -143,7 +147,7 @@ def _quick_inputs(segment: str) -> _Inputs | None:
         and tokens[2::4].count(",[") == count
         and tokens[4::4].count("]),(") == count - 1
     ):
-        return dict(zip(map(DrvPath, tokens[1::4]), zip(tokens[3::4]), strict=True))
+        return dict(zip(cast("list[DrvPath]", tokens[1::4]), zip(tokens[3::4]), strict=True))
     pairs = _INPUT.findall(segment)
     if sum(map(len, (part for pair in pairs for part in pair))) + _AROUND_INPUT * len(pairs) != (
         len(segment) + 1
@@ -219,11 +223,11 @@ def _any_variable(term: Term) -> tuple[str, str]:
 
 def _options(text: str, head: _Head) -> tuple[tuple[str, ...], bool]:
     """Required system features, and whether to build locally by preference."""
-    structured = _variable(text, head, "__json")
+    structured = _variable(text, head, _STRUCTURED)
     if structured is not None:
         return _structured_options(structured)
-    features = _variable(text, head, "requiredSystemFeatures")
-    prefer_local = _variable(text, head, "preferLocalBuild") == "1"
+    features = _variable(text, head, _FEATURES)
+    prefer_local = _variable(text, head, _PREFER_LOCAL) == "1"
     return tuple(features.split()) if features else (), prefer_local
 
 
@@ -240,12 +244,12 @@ def _structured_options(text: str) -> tuple[tuple[str, ...], bool]:
             raise ValueError("its structured attributes are not a JSON object")
 
 
-def _variable(text: str, head: _Head, name: str) -> str | None:
-    """A variable of the builder's environment.
+def _variable(text: str, head: _Head, variable: str) -> str | None:
+    """A variable of the builder's environment, looked for as it is written there.
 
-    Quotes within strings are escaped, so that no string can hold what is looked for here.
+    Quotes within strings are escaped, so that no string can hold what is looked for.
     """
     if not isinstance(head.environment, int):
-        return head.environment.get(name)
-    at = text.find(f'("{name}","', head.environment)
-    return None if at < 0 else aterm.string_at(text, at + len(name) + len('("",'))
+        return head.environment.get(variable[2:-3])
+    at = text.find(variable, head.environment)
+    return None if at < 0 else aterm.string_at(text, at + len(variable) - 1)

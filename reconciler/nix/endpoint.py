@@ -108,9 +108,14 @@ class Channel:
 
     async def close(self) -> None:
         """End the connection, and with it what the peer does for us."""
-        self._writer.transport.abort()
+        self._hang_up()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+    def _hang_up(self) -> None:
+        # To abort a pipe that is closed already is an AttributeError in asyncio.
+        if not self._writer.transport.is_closing():
+            self._writer.transport.abort()
 
     def last_words(self) -> str:
         """The end of what the peer wrote to its stderr, where it has one."""
@@ -136,7 +141,7 @@ class _CommandChannel(Channel):
 
     async def close(self) -> None:
         """Ask the group to end, upon which Nix stops its builders; kill what is left of it."""
-        self._writer.transport.abort()
+        self._hang_up()
         try:
             self._signal(signal.SIGTERM)
             async with asyncio.timeout(_GRACE):

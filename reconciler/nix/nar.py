@@ -17,6 +17,17 @@ _PLAIN = frozenset((b"entry", b"node", b"(", b")"))
 _LONGEST_KEYWORD = len(_MAGIC)
 
 
+class NotNarError(NixError):
+    """Bytes that cannot be a NAR: `word` stands where a keyword's length belongs, and `end` is how
+    many of the bytes last fed lead up to and through it.
+    """
+
+    def __init__(self, message: str, *, word: int, end: int) -> None:
+        super().__init__(f"not a Nix archive: {message}")
+        self.word = word
+        self.end = end
+
+
 class NarScanner:
     """Counts the parentheses of one archive; `feed` it the bytes as they come."""
 
@@ -31,7 +42,7 @@ class NarScanner:
     def feed(self, data: bytes) -> int:
         """How many of `data` belong to the archive: all of them until it is `finished`.
 
-        Raises NixError where the bytes cannot be a NAR.
+        Raises NotNarError.
         """
         carried = len(self._partial)
         data = self._partial + data if carried else data
@@ -43,7 +54,7 @@ class NarScanner:
                 at += step
                 if self._skip:
                     break
-            token = self._token_end(data, at)
+            token = self._token_end(data, at, carried)
             if token is None:
                 break
             at = token
@@ -53,7 +64,7 @@ class NarScanner:
         self._partial = data[at:]
         return len(data) - carried
 
-    def _token_end(self, data: bytes, at: int) -> int | None:
+    def _token_end(self, data: bytes, at: int, carried: int) -> int | None:
         """Read the token at `at`; where the next begins, or None if it has not all arrived."""
         start = at + _WORD_SIZE
         if start > len(data):
@@ -64,22 +75,26 @@ class NarScanner:
             self._skip = length + -length % _WORD_SIZE
             return start
         if length > _LONGEST_KEYWORD:
-            raise NixError(f"not a Nix archive: a keyword of {length} bytes")
+            raise NotNarError(
+                f"it has a keyword of {length} bytes", word=length, end=start - carried
+            )
         end = start + length
         if end + -length % _WORD_SIZE > len(data):
             return None
-        self._keyword(data[start:end])
+        keyword = data[start:end]
+        if not self._accept(keyword):
+            raise NotNarError(f"{keyword!r} has no place here", word=length, end=start - carried)
         return end + -length % _WORD_SIZE
 
-    def _keyword(self, keyword: bytes) -> None:
+    def _accept(self, keyword: bytes) -> bool:
+        """Go on by a keyword; whether it may stand here."""
         if not self._started:
-            if keyword != _MAGIC:
-                raise NixError(f"not a Nix archive: it begins with {keyword!r}")
-            self._started = True
-        elif keyword in _WITH_VALUE and self._depth:
-            self._value_next = True
-        elif keyword in _PLAIN and (self._depth or keyword == b"("):
-            self._depth += {b"(": 1, b")": -1}.get(keyword, 0)
-            self.finished = self._depth == 0
-        else:
-            raise NixError(f"not a Nix archive: {keyword!r} has no place in it")
+            self._started = keyword == _MAGIC
+            return self._started
+        if not self._depth:
+            self._depth = 1
+            return keyword == b"("
+        self._value_next = keyword in _WITH_VALUE
+        self._depth += {b"(": 1, b")": -1}.get(keyword, 0)
+        self.finished = self._depth == 0
+        return self._value_next or keyword in _PLAIN

@@ -39,6 +39,7 @@ class Session:
     @classmethod
     async def open(cls, endpoint: Endpoint, *, patience: float) -> tuple[Session, Greeting]:
         """Connect and greet, within `patience` seconds altogether."""
+        session: Session | None = None
         try:
             async with asyncio.timeout(patience):
                 session = cls(endpoint, await open_channel(endpoint), patience)
@@ -47,7 +48,10 @@ class Session:
                     await session.work(ignore)
                     session.finish()
         except TimeoutError:
-            raise ConnectionLostError(f"{endpoint} did not greet us in {patience:g} s") from None
+            words = "" if session is None else session._last_words()
+            raise ConnectionLostError(
+                f"{endpoint} did not greet us in {patience:g} s{words}"
+            ) from None
         return session, greeting
 
     @contextlib.asynccontextmanager
@@ -69,7 +73,9 @@ class Session:
                 yield self._channel.reader
             except PeerError as error:
                 await self.close()
-                raise ConnectionLostError(self._story(request, error)) from None
+                raise ConnectionLostError(
+                    f"{self.endpoint} was lost when asked to {request}: {error}{self._last_words()}"
+                ) from None
             except RefusedError as error:
                 raise NixError(f"{self.endpoint} cannot {request}: {error}") from None
             finally:
@@ -144,8 +150,6 @@ class Session:
             self.alive = False
             await self._channel.close()
 
-    def _story(self, request: str, error: PeerError) -> str:
+    def _last_words(self) -> str:
         words = self._channel.last_words()
-        return f"{self.endpoint} was lost when asked to {request}: {error}" + (
-            f"; it last wrote:\n{words}" if words else ""
-        )
+        return f"; it last wrote:\n{words}" if words else ""
