@@ -6,7 +6,7 @@ from typing import assert_never
 
 from reconciler import plan
 from reconciler.attempt import Order
-from reconciler.database import built, evaluated, observe, pushed
+from reconciler.database import built, evaluated, observe, pushed, retention
 from reconciler.farm import Farm
 from reconciler.model import BuildState, PushScope, PushState
 from reconciler.plan import RunningBuild
@@ -40,6 +40,10 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             farm.store.release(action.evaluation)
         case plan.Forget():
             evaluated.forget_evaluations(farm.database, [action.evaluation], now=now)
+            farm.sweep_due = True
+        case plan.Sweep():
+            farm.sweep_due = False
+            farm.executor.remove_logs(retention.sweep(farm.database))
         case plan.Prune():
             farm.executor.stop_evaluation(action.jobset)
             evaluated.prune_jobset(farm.database, action.jobset, now=now)

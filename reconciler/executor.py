@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import attempt, pushing, source
+from reconciler import attempt, build_log, pushing, source
 from reconciler.errors import NixError, ReconcilerError
 from reconciler.ingest import Ingest
 from reconciler.model import (
@@ -315,6 +315,16 @@ class Executor:
 
     async def _push(self, cache: Cache, paths: Collection[StorePath]) -> None:
         self._report(await pushing.push(cache, paths, self._store))
+
+    # --- Logs ----------------------------------------------------------------------------------
+
+    def remove_logs(self, attempts: Collection[int]) -> None:
+        """Remove the logs of attempts that are forgotten."""
+        self._start(asyncio.to_thread(self._remove_logs, attempts))
+
+    def _remove_logs(self, attempts: Collection[int]) -> None:
+        for number in attempts:
+            build_log.remove(self._places.logs, number)
 
     # --- The end ---------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ class Farm:
     """Those of which it is being found out what belongs to them."""
     cancelled: set[int] = field(default_factory=set)
     """Running builds that a person asked to stop."""
+    sweep_due: bool = False
+    """Evaluations were forgotten since builds were last swept."""
     faults: dict[FaultKey, str] = field(default_factory=dict)
 
     def progress_of(self, jobset: JobsetName) -> Progress:

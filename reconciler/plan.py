@@ -102,10 +102,17 @@ class Observed:
     """Live derivations that no declared jobset wants any more."""
     rooted: frozenset[int] = frozenset()
     """Evaluations whose GC roots exist."""
+    sweep_due: bool = False
+    """Evaluations were forgotten since builds were last swept."""
     removed: tuple[JobsetName, ...] = ()
     """Jobsets in the database that are declared no longer but still hold something."""
     faults: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     """What effects reported as wrong: (kind, name, reason) to message."""
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether any jobset is being looked at or evaluated."""
+        return any(jobset.busy for jobset in self.jobsets.values())
 
 
 # --- Plan --------------------------------------------------------------------------------------
@@ -183,6 +190,11 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Drop the builds and logs that no kept evaluation needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
     """A jobset is declared no longer: supersede what it has."""
 
@@ -190,7 +202,17 @@ class Prune:
 
 
 Action = (
-    Poll | Evaluate | Build | StopBuild | Withdraw | QueuePushes | Push | Release | Forget | Prune
+    Poll
+    | Evaluate
+    | Build
+    | StopBuild
+    | Withdraw
+    | QueuePushes
+    | Push
+    | Release
+    | Forget
+    | Prune
+    | Sweep
 )
 
 
@@ -217,6 +239,8 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
             wakes.append(seen.polled_at + jobset.interval)
     actions.extend(_releases(desired, observed))
     actions.extend(_builds(observed, now=now))
+    if observed.sweep_due and not observed.running and not observed.evaluating:
+        actions.append(Sweep())
     for name in desired.caches:
         cache = observed.caches.get(name, ObservedCache())
         if cache.unqueued:

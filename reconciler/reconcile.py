@@ -104,6 +104,7 @@ def look(farm: Farm, *, now: float) -> Observed:
             scheduler=farm.work.scheduler,
             unwanted=farm.work.unwanted(),
             rooted=farm.store.held(),
+            sweep_due=farm.sweep_due,
             removed=tuple(
                 name
                 for name, each in stored.items()

@@ -35,8 +35,8 @@ EFFECTS: list[set[str]] = [
     {"process", "watch"},
 ]
 PURE: list[set[str]] = [
-    {"status"},
     {"explain"},
+    {"status"},
     {"plan"},
     {"work"},
     {"scheduler"},

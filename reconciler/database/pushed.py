@@ -39,7 +39,9 @@ def queue_pushes(
             ((identity, path, last + place, now) for place, path in enumerate(paths, start=1)),
         )
         database.execute_many(
-            "INSERT INTO push_root(cache, derivation) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            # Some may have been forgotten while their closure was being found.
+            "INSERT INTO push_root(cache, derivation) SELECT ?, id FROM derivation WHERE id = ?"
+            " ON CONFLICT DO NOTHING",
             ((identity, derivation) for derivation in roots),
         )
 
