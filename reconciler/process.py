@@ -14,7 +14,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -196,7 +196,7 @@ async def stream(
             raise ProcessTimeoutError(f"{argv[0]} did not end within {timeout:g} s") from error
         raise
     finally:
-        await asyncio.shield(child.kill())
+        await _surely(child.kill())
 
 
 async def run(
@@ -254,6 +254,20 @@ async def _spawn(
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(process.pid, resource.RLIMIT_AS, (max_memory, max_memory))
     return process
+
+
+async def _surely(work: Coroutine[None, None, None]) -> None:
+    """Wait for the end of `work` however often the wait is cancelled."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 async def _read_tail(reader: asyncio.StreamReader) -> str:

@@ -234,7 +234,11 @@ class _Worker:
     async def ask(self, paths: Sequence[AttrPath]) -> list[_Answer]:
         """The answers, at least one, to the first of `paths`: an error is the last of them."""
         self._number += 1
-        request = f"walk {nix_string(json.dumps(paths))}\ndone {self._number}\n"
+        # Up to 2.26 the repl takes a file that ends too early, met while evaluating, for input to
+        # be continued by the next line. `let` cannot continue it: that line is lost for an error,
+        # and the one after it is answered.
+        end, late = self._number, -self._number
+        request = f"walk {nix_string(json.dumps(paths))}\n{_done(end)}{_done(late)}"
         await self._child.send(request.encode("ascii"))
         said: deque[bytes] = deque(maxlen=_TAIL_LINES)
         answers: list[_Answer] = []
@@ -243,11 +247,18 @@ class _Worker:
                 said.append(line[:MAX_MESSAGE])
                 continue
             message = json.loads(line.removeprefix(self._prefix))
-            if message.get("done") == self._number:
-                failed = [_Failed(error_message(_text(said)))] if len(answers) < len(paths) else []
-                return answers + failed
-            answers.append(_answer(message))
-            said.clear()
+            match message.get("done"):
+                case None:
+                    answers.append(_answer(message))
+                    said.clear()
+                case number if number == late:
+                    return [*answers, _Failed(_ENDS_EARLY)]
+                case number if number == end and len(answers) < len(paths):
+                    return [*answers, _Failed(error_message(_text(said)))]
+                case number if number == end:
+                    return answers
+                case _:
+                    said.clear()  # the second end of the request before
         return [*answers, await self._died(said)]
 
     async def _died(self, said: Iterable[bytes]) -> _Died:
@@ -261,7 +272,12 @@ class _Worker:
 
 
 _TAIL_LINES = 200
+_ENDS_EARLY = "syntax error, unexpected end of file (this version of Nix does not say in which)"
 _OUT_OF_MEMORY = re.compile(r"out of memory|insufficient space|bad_alloc", re.IGNORECASE)
+
+
+def _done(number: int) -> str:
+    return f"let number = {number}; in done number\n"
 
 
 def _answer(message: Mapping[str, Any]) -> _Answer:

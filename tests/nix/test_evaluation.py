@@ -228,6 +228,22 @@ async def test_a_broken_root_is_a_failure_of_the_whole(
     assert message in row.message
 
 
+async def test_a_file_that_ends_early_costs_only_what_imports_it(
+    store: PrivateStore, folder: Path
+) -> None:
+    (folder / "early.nix").write_text("{ a = 1;")
+    (folder / "wrong.nix").write_text("{ a = ; }")
+    text = (
+        '{ a = import ./early.nix; b = job "b"; c = import ./wrong.nix; d = import ./early.nix; }'
+    )
+    rows = await rows_of(jobset(expression(folder, text)), environment(store))
+    assert set(jobs_of(rows)) == {"b"}
+    failures = failures_of(rows)
+    assert failures.keys() == {"a", "c", "d"}
+    assert "unexpected ';'" in failures["c"]
+    assert all("unexpected end of file" in failures[attr] for attr in ("a", "d"))
+
+
 async def test_a_file_that_is_not_there(store: PrivateStore, folder: Path) -> None:
     source = replace(expression(folder, "{ }"), file="other.nix")
     rows = await rows_of(jobset(source), environment(store))
