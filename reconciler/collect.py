@@ -23,6 +23,8 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
     match outcome:
         case out.Polled():
             _polled(farm, outcome, now=now)
+        case out.EvaluationStarted():
+            evaluated.start_evaluation(farm.database, outcome.evaluation, now=now)
         case out.Discovered():
             _discovered(farm, outcome, now=now)
         case out.Evaluated():
@@ -70,8 +72,7 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         # Stopped because nothing needed it; meanwhile something does.
         withdrawn, result = False, replace(result, outcome=Outcome.INTERRUPTED)
     build = farm.work.builds[derivation]
-    failures = build.failures + 1
-    not_before = now + min(farm.backoff(derivation) * 2 ** (failures - 1), MAX_BACKOFF)
+    not_before = now + _pause(farm.backoff(derivation), failures=build.failures)
     state = built.end_attempt(
         farm.database,
         outcome.attempt,
@@ -94,6 +95,15 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         if state.good:
             for evaluation in {job.evaluation for job in farm.work.jobs(derivation)}:
                 farm.hold_outputs(evaluation, {derivation})
+
+
+def _pause(backoff: float, *, failures: int) -> float:
+    """Seconds until the next attempt, of one that failed so often before.
+
+    The first time none: what is lost now and then (a killed builder, a dropped connection) is
+    best tried again at once; what fails twice in a row is given time.
+    """
+    return min(backoff * 2 ** (failures - 1), MAX_BACKOFF) if failures else 0.0
 
 
 def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:

@@ -36,9 +36,20 @@ from reconciler.nix import evaluation
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import Endpoint
 from reconciler.nix.protocol import ClientOptions
-from reconciler.outcomes import Built, Closed, Discovered, Evaluated, Outcome, Polled
+from reconciler.outcomes import (
+    Built,
+    Closed,
+    Discovered,
+    Evaluated,
+    EvaluationStarted,
+    Outcome,
+    Polled,
+)
 from reconciler.source import LockedSource
 from reconciler.store import OPEN_TIMEOUT, Store
+
+MAX_EVALUATIONS = 2
+"""Evaluations at once, each with the workers and the memory that its jobset allows."""
 
 MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
@@ -87,6 +98,7 @@ class Executor:
         self._wake = wake
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._evaluators = asyncio.Semaphore(MAX_EVALUATIONS)
         self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
         self._idle: list[Connection] = []
@@ -166,7 +178,9 @@ class Executor:
     ) -> None:
         error: str | None = "stopped: the jobset is no longer declared"
         try:
-            error = await self._stream(jobset, locked, number, known)
+            async with self._evaluators:
+                self._report(EvaluationStarted(evaluation=number))
+                error = await self._stream(jobset, locked, number, known)
         except ReconcilerError as problem:
             error = str(problem)
         finally:

@@ -20,6 +20,13 @@ class Polled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationStarted:
+    """It was an evaluation's turn."""
+
+    evaluation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
     """A batch of an evaluation's jobs is in the database."""
 
@@ -73,4 +80,4 @@ class Pushed:
     """Why the cache as a whole cannot be used."""
 
 
-Outcome = Polled | Discovered | Evaluated | Built | Closed | Pushed
+Outcome = Polled | EvaluationStarted | Discovered | Evaluated | Built | Closed | Pushed

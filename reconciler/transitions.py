@@ -55,14 +55,11 @@ def _evaluations() -> _Table:
     return {
         (None, s.PENDING): frozenset({c.CREATED}),
         (s.PENDING, s.RUNNING): frozenset({c.STARTED}),
-        (s.PENDING, s.SUPERSEDED): frozenset({c.SUPERSEDED, c.NO_LONGER_WANTED}),
+        (s.PENDING, s.FAILED): frozenset({c.FAILED, c.CANCELLED}),
         (s.RUNNING, s.SUCCEEDED): frozenset({c.SUCCEEDED}),
         (s.RUNNING, s.FAILED): frozenset({c.FAILED, c.TIMED_OUT, c.CANCELLED}),
-        (s.RUNNING, s.PENDING): frozenset({c.INTERRUPTED, c.INFRASTRUCTURE}),
-        (s.RUNNING, s.SUPERSEDED): frozenset({c.SUPERSEDED, c.NO_LONGER_WANTED}),
-        (s.FAILED, s.PENDING): frozenset({c.RETRY_REQUESTED}),
-        # Its derivations were collected although it is still the newest: it is done anew.
-        (s.SUCCEEDED, s.PENDING): frozenset({c.OUTPUTS_LOST, c.RETRY_REQUESTED}),
+        # What is evaluated again is a new evaluation: an old one only goes out of force.
+        (s.SUCCEEDED, s.SUPERSEDED): frozenset({c.SUPERSEDED, c.NO_LONGER_WANTED}),
     }
 
 

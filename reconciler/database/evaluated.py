@@ -28,11 +28,11 @@ def begin_evaluation(
     cause: str,
     now: float,
 ) -> int:
-    """Record that a jobset is being evaluated; the evaluation's id."""
+    """Record that a jobset is to be evaluated; the evaluation's id."""
     with database.transaction():
         evaluation = database.execute(
             "INSERT INTO evaluation(jobset, state, fingerprint, locked, cause, started_at)"
-            " SELECT id, 'running', ?, ?, ?, ? FROM jobset WHERE name = ?",
+            " SELECT id, 'pending', ?, ?, ?, ? FROM jobset WHERE name = ?",
             (fingerprint, locked, cause, now, jobset),
         )
         event(
@@ -41,10 +41,31 @@ def begin_evaluation(
             kind="evaluation",
             subject=f"{jobset}#{evaluation}",
             before=None,
-            after=EvaluationState.RUNNING,
+            after=EvaluationState.PENDING,
             cause=cause,
         )
     return evaluation
+
+
+def start_evaluation(database: Database, evaluation: int, *, now: float) -> None:
+    """Record that an evaluation has begun to run."""
+    with database.transaction():
+        row = database.one(
+            "SELECT e.state, j.name FROM evaluation e JOIN jobset j ON j.id = e.jobset"
+            " WHERE e.id = ?",
+            (evaluation,),
+        )
+        assert row is not None
+        _evaluation_state(
+            database,
+            row["name"],
+            evaluation,
+            row["state"],
+            EvaluationState.RUNNING,
+            cause=Cause.STARTED,
+            now=now,
+        )
+        database.execute("UPDATE evaluation SET started_at = ? WHERE id = ?", (now, evaluation))
 
 
 def end_evaluation(database: Database, evaluation: int, *, error: str | None, now: float) -> None:
