@@ -1,0 +1,30 @@
+"""Runs the daemon as `reconciler run` does: `python -m tests.support.run_daemon CONFIG STATE`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from reconciler import daemon
+from reconciler.errors import ReconcilerError
+
+
+def main() -> int:
+    config, state_dir = map(Path, sys.argv[1:3])
+    try:
+        converged = daemon.run(
+            config=config,
+            state_dir=state_dir,
+            environment=os.environ,
+            once="--once" in sys.argv,
+            observe=lambda _database, _now: None,
+        )
+    except ReconcilerError as error:
+        sys.stdout.write(f"error: {error}\n")
+        return error.exit_status
+    return 0 if converged else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
