@@ -31,6 +31,8 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _evaluated(farm, outcome, now=now)
         case out.Built():
             _built(farm, outcome, now=now)
+        case out.Faulted():
+            farm.fault(outcome.kind, outcome.name, outcome.reason, outcome.message)
         case out.Closed():
             _closed(farm, outcome, now=now)
         case out.Pushed():

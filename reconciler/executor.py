@@ -42,6 +42,7 @@ from reconciler.outcomes import (
     Discovered,
     Evaluated,
     EvaluationStarted,
+    Faulted,
     Outcome,
     Polled,
 )
@@ -50,6 +51,9 @@ from reconciler.store import OPEN_TIMEOUT, Store
 
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
+
+HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
+"""Seconds before each try to root something, while the Nix daemon does not answer."""
 
 MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
@@ -102,6 +106,7 @@ class Executor:
         self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
         self._idle: list[Connection] = []
+        self._crash: BaseException | None = None
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -137,8 +142,6 @@ class Executor:
             # not leave something waiting for ever.
             self._crash = error
         self._wake()
-
-    _crash: BaseException | None = None
 
     def raise_crash(self) -> None:
         """Raise what a task died of, if one did."""
@@ -300,7 +303,21 @@ class Executor:
 
     def hold(self, evaluation_id: int, paths: Iterable[StorePath]) -> None:
         """Make permanent roots."""
-        self._start(self._store.hold(evaluation_id, list(paths)))
+        self._start(self._hold(evaluation_id, list(paths)))
+
+    async def _hold(self, evaluation_id: int, paths: Collection[StorePath]) -> None:
+        """Meanwhile they are protected by temporary roots, so there is time to try again."""
+        message = None
+        for pause in HOLD_PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                await self._store.hold(evaluation_id, paths)
+            except NixError as error:
+                message = f"cannot root the outputs of evaluation {evaluation_id}: {error}"
+            else:
+                message = None
+                break
+        self._report(Faulted(kind="builder", name="local", reason="cannot-root", message=message))
 
     def close_over(
         self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool

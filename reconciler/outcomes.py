@@ -80,4 +80,14 @@ class Pushed:
     """Why the cache as a whole cannot be used."""
 
 
-Outcome = Polled | EvaluationStarted | Discovered | Evaluated | Built | Closed | Pushed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faulted:
+    """Something went wrong with an object; `message` None: it is well again."""
+
+    kind: str
+    name: str
+    reason: str
+    message: str | None
+
+
+Outcome = Polled | EvaluationStarted | Discovered | Evaluated | Built | Closed | Pushed | Faulted

@@ -20,6 +20,9 @@ from reconciler.model import (
 )
 from reconciler.scheduler import Assignment, Scheduler, Slots
 
+UNAVAILABLE_PAUSE = 60.0
+"""Seconds until a source that could not be resolved is tried again, at the latest."""
+
 # --- Observed ----------------------------------------------------------------------------------
 
 
@@ -235,8 +238,9 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
         seen = observed.jobsets.get(jobset.name, ObservedJobset())
         actions.extend(_evaluation(jobset, seen, now=now))
         actions.extend(_retention(jobset, seen))
-        if jobset.enabled and not seen.suspended and jobset.interval and seen.polled_at:
-            wakes.append(seen.polled_at + jobset.interval)
+        next_poll = _next_poll(jobset, seen)
+        if jobset.enabled and not seen.suspended and next_poll is not None:
+            wakes.append(next_poll)
     actions.extend(_releases(desired, observed))
     actions.extend(_builds(observed, now=now))
     if observed.sweep_due and not observed.running and not observed.evaluating:
@@ -277,9 +281,19 @@ def _poll_cause(jobset: Jobset, seen: ObservedJobset, *, now: float) -> str | No
         return seen.triggered
     if seen.polled_at is None:
         return "start"
-    if jobset.interval is not None and now >= seen.polled_at + jobset.interval:
-        return "interval"
+    next_poll = _next_poll(jobset, seen)
+    if next_poll is not None and now >= next_poll:
+        return "source was unavailable" if seen.locked is None else "interval"
     return None
+
+
+def _next_poll(jobset: Jobset, seen: ObservedJobset) -> float | None:
+    """When a source is looked at again by itself; one that was unavailable is, in any case."""
+    if seen.polled_at is None:
+        return None
+    if seen.locked is None:
+        return seen.polled_at + min(UNAVAILABLE_PAUSE, jobset.interval or UNAVAILABLE_PAUSE)
+    return None if jobset.interval is None else seen.polled_at + jobset.interval
 
 
 def _evaluation_cause(seen: ObservedJobset, locked: Locked) -> str | None:
@@ -355,6 +369,9 @@ def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str,
         for key, message in observed.faults.items()
         if _declared(desired, kind=key[0], name=key[1])
     }
+    for slots in observed.slots:
+        if slots.unavailable is not None:
+            conditions["builder", slots.builder.name, "unavailable"] = slots.unavailable
     for jobset in desired.jobsets.values():
         seen = observed.jobsets.get(jobset.name, ObservedJobset())
         newest = seen.evaluations[0] if seen.evaluations else None

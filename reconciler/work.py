@@ -102,10 +102,14 @@ class Work:
             self.ids[build.path] = build.id
 
     def _platform(self, build: LiveBuild) -> Platform:
-        key = (build.system, build.features)
+        """What it asks of a builder; what no Nix of ours can build asks for what nobody has."""
+        features = build.features
+        if build.unsupported is not None:
+            features = (*features, build.unsupported)
+        key = (build.system, features)
         platform = self._platforms.get(key)
         if platform is None:
-            platform = self._platforms[key] = Platform(build.system, frozenset(build.features))
+            platform = self._platforms[key] = Platform(build.system, frozenset(features))
         return platform
 
     def leave(self, derivations: Collection[int]) -> None:
