@@ -9,10 +9,12 @@
 #   source      { flake = URL; } or { git = { … }; … } or { tree = { … }; … } with file and args
 #   attributes  list of attribute paths; null: the default of the kind of source
 #   systems     list of wanted systems; null: all
+#   system      the machine's own system, which pure evaluation could not tell
 {
   source,
   attributes,
   systems,
+  system,
 }:
 let
   inherit (builtins)
@@ -57,8 +59,11 @@ let
   dotted = path: builtins.concatStringsSep "." path;
   wantedSystem = system: systems == null || system == "builtin" || elem system systems;
 
+  # What a function is called with. `system` is the machine's own, if jobs for it are wanted.
   arguments =
-    (if systems == null then { } else { inherit systems; }) // (source.args or { });
+    (if systems == null then { inherit system; } else { inherit systems; })
+    // (if systems == null || systems == [ ] then { } else { system = if elem system systems then system else head systems; })
+    // (source.args or { });
 
   # Nix's own rule for calling functions without being asked: those that take a set by pattern.
   # `functionArgs` gives { } for `x: …` and `{ }: …` alike; only toXML tells them apart.

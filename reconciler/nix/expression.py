@@ -7,6 +7,7 @@ is a job, and what it is called, is decided there once. This module starts nothi
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -48,6 +49,7 @@ def evaluation_task(
         "source": _source(locked),
         "attributes": None if attributes is None else _outermost(attributes),
         "systems": None if systems is None else list(systems),
+        "system": native_system(),
     }
     quoted = nix_string(json.dumps(request))
     return EvaluationTask(
@@ -57,6 +59,13 @@ def evaluation_task(
         environment=environment,
         work_dir=work_dir,
     )
+
+
+def native_system() -> str:
+    """The machine's system as Nix calls it: what `builtins.currentSystem` is by default."""
+    machine = os.uname()
+    processor = {"arm64": "aarch64"}.get(machine.machine, machine.machine)
+    return f"{processor}-{machine.sysname.lower()}"
 
 
 def nix_lib(name: str) -> str:

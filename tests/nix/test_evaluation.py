@@ -27,6 +27,7 @@ from reconciler.model import (
     Source,
 )
 from reconciler.nix.evaluation import evaluate
+from reconciler.nix.expression import native_system
 from reconciler.source import lock
 from tests.support import eval_jobs_stand_in
 from tests.support.jobsets import SETTINGS, jobset
@@ -163,7 +164,7 @@ async def test_what_a_job_says_of_itself(store: PrivateStore) -> None:
 async def test_both_evaluators_give_equal_rows(
     store: PrivateStore, systems: tuple[str, ...] | None, failing: int
 ) -> None:
-    wanted = jobset(nasty(greeting="hello"), systems=systems)
+    wanted = jobset(nasty(greeting="hello", system="x86_64-linux"), systems=systems)
     ours = in_order(await rows_of(wanted, environment(store)))
     theirs = in_order(await rows_of(wanted, environment(store, stand_in=True)))
     assert [row for row in ours if isinstance(row, EvaluatedJob)] == [
@@ -500,3 +501,16 @@ async def test_a_flake_with_an_input_and_uncommitted_changes(
     add(folder, "flake.lock")
     rows = await rows_of(jobset(FlakeSource(url=f"git+file://{folder}")), environment(store))
     assert {attr: job.name for attr, job in jobs_of(rows).items()} == {"hydraJobs.a": "input"}
+
+
+async def test_a_function_is_told_the_system_in_pure_evaluation(
+    store: PrivateStore, folder: Path
+) -> None:
+    text = (
+        "{ system ? builtins.currentSystem }: { ${system} = derivation"
+        ' { inherit system; name = "a"; builder = "/bin/sh"; }; }'
+    )
+    native = jobset(expression(folder, text))
+    assert set(jobs_of(await rows_of(native, environment(store)))) == {native_system()}
+    foreign = replace(native, systems=("riscv64-linux",))
+    assert set(jobs_of(await rows_of(foreign, environment(store)))) == {"riscv64-linux"}
