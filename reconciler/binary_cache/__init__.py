@@ -1,0 +1,98 @@
+"""Binary caches: signed paths into them, and proof that they are there.
+
+`open_cache` makes the right kind of a declared cache. A further kind of files with narinfo (S3,
+HTTP) is one module with an ObjectStore and one case here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from reconciler.binary_cache.file_store import FileStore, folder_of
+from reconciler.binary_cache.interface import (
+    BinaryCache,
+    Finding,
+    Flaw,
+    ObjectStore,
+    PushReport,
+)
+from reconciler.binary_cache.nar_cache import NarCache
+from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
+from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key
+from reconciler.errors import CacheError
+from reconciler.model import Cache, PushScope
+
+__all__ = [
+    "BinaryCache",
+    "Finding",
+    "Flaw",
+    "GoneError",
+    "LocalNars",
+    "Nars",
+    "ObjectStore",
+    "PublicKey",
+    "PushReport",
+    "SecretKey",
+    "StreamedNars",
+    "open_cache",
+    "read_secret_key",
+]
+
+CACHE_INFO = "nix-cache-info"
+PRIORITY = 30
+"""Asked before cache.nixos.org, which has 40."""
+
+
+@asynccontextmanager
+async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCache]:
+    """Open a declared cache for paths of the store at `store_dir`.
+
+    Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
+    """
+    keys = []
+    if cache.signing_key_file is not None:
+        file = Path(cache.signing_key_file)
+        keys.append(await asyncio.to_thread(read_secret_key, file, store_dir=store_dir))
+    store = await _open_store(cache.uri)
+    try:
+        await _agree_on_store_dir(store, cache.uri, store_dir)
+        yield NarCache(
+            store,
+            keys=keys,
+            compression=cache.compression,
+            keeps_closures=cache.push is not PushScope.JOBS,
+        )
+    finally:
+        await store.close()
+
+
+async def _open_store(uri: str) -> ObjectStore:
+    scheme = urlsplit(uri).scheme
+    match scheme:
+        case "file":
+            return await FileStore.open(folder_of(uri))
+        case _:
+            raise CacheError(
+                f"{uri}: a cache of kind {scheme or '(none)'}: is not known; use file:"
+            )
+
+
+async def _agree_on_store_dir(store: ObjectStore, uri: str, store_dir: str) -> None:
+    """Write `nix-cache-info` where there is none; CacheError where it is of another store."""
+    raw = await store.read(CACHE_INFO)
+    if raw is None:
+        text = f"StoreDir: {store_dir}\nWantMassQuery: 1\nPriority: {PRIORITY}\n"
+        for reason in (await store.put({CACHE_INFO: text.encode()})).values():
+            raise CacheError(reason)
+        return
+    for line in raw.decode("utf-8", "replace").splitlines():
+        key, _, value = line.partition(":")
+        if key == "StoreDir" and value.strip() != store_dir:
+            raise CacheError(
+                f"{uri} holds paths of the store {value.strip()}, ours is {store_dir}: "
+                "no Nix could use both; give this store a cache of its own"
+            )

@@ -1,0 +1,121 @@
+"""What a binary cache is to the rest of the program, and what a kind of it has to provide.
+
+Two seams. `BinaryCache` is what a push or a check speaks to. `ObjectStore` is what a kind made of
+files with narinfo has to offer (a folder, S3, an HTTP server): `NarCache` does everything else for
+it, so such a kind is one file. A kind that is no set of files (ssh-ng: a store of its own)
+implements BinaryCache itself.
+
+Types and protocols only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from reconciler.binary_cache.nars import Nars
+from reconciler.model import PathInfo, StorePath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushReport:
+    """What became of each path of a batch; every path asked for is in exactly one of the four."""
+
+    sent: Mapping[StorePath, int] = field(default_factory=dict)
+    """Bytes written for each path that is there now; 0: it was there before."""
+    gone: tuple[StorePath, ...] = ()
+    """The store has them no longer."""
+    waiting: Mapping[StorePath, StorePath] = field(default_factory=dict)
+    """Paths kept back, each for a reference that is not in the cache yet: push that first. No
+    fault of theirs, and nothing of them is visible."""
+    failed: Mapping[StorePath, str] = field(default_factory=dict)
+    """Each with what went wrong; worth another attempt."""
+
+
+class Flaw(StrEnum):
+    """What can be wrong with a path in a cache."""
+
+    ABSENT = "absent"
+    UNREADABLE = "unreadable"
+    UNSIGNED = "unsigned"
+    NAR_ABSENT = "nar-absent"
+    NAR_DAMAGED = "nar-damaged"
+    REFERENCE_ABSENT = "reference-absent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One flaw of one path, with a sentence for people."""
+
+    path: StorePath
+    flaw: Flaw
+    message: str
+
+
+class BinaryCache(Protocol):
+    """A cache that is open: reached, its keys read. Every method raises CacheError where the
+    cache as a whole does not work: no answer is never taken for 'it is not there'.
+    """
+
+    async def missing(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """Those of the paths that the cache does not have, asked in bulk."""
+        ...
+
+    async def push(
+        self,
+        infos: Sequence[PathInfo],
+        nars: Nars,
+        *,
+        elsewhere: Collection[StorePath] = (),
+    ) -> PushReport:
+        """Bring paths into the cache; what is there already costs a question.
+
+        At no moment does a reader see a path whose NAR is not whole or, in a cache that keeps
+        closures, whose references are neither there nor `elsewhere` (in an upstream of the cache,
+        say).
+        """
+        ...
+
+    async def verify(self, path: StorePath) -> tuple[Finding, ...]:
+        """Read a path back in full and check it; empty where nothing is wrong with it."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what the cache holds open."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Named bytes, written once and whole. Names are relative paths (`nar/….nar.zst`)."""
+
+    @property
+    def staging(self) -> Path:
+        """A local folder, this process's own, where large objects are prepared before `put`."""
+        ...
+
+    async def present(self, names: Collection[str]) -> set[str]:
+        """Those of the names that exist, asked in bulk."""
+        ...
+
+    async def read(self, name: str) -> bytes | None:
+        """A small object in whole; None where there is none."""
+        ...
+
+    def stream(self, name: str) -> AsyncIterator[bytes]:
+        """An object in chunks; raises FileNotFoundError where there is none."""
+        ...
+
+    async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
+        """Write objects, from memory or from files in `staging`, which are consumed.
+
+        Each appears under its name in whole or not at all, and is durable when this returns.
+        Returns what was not written, with the reason.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Remove `staging` and let go of connections."""
+        ...

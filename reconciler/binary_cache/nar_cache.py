@@ -1,0 +1,269 @@
+"""A binary cache of narinfo files and NARs, on whatever keeps objects: pushing into it.
+
+Order is everything here: NARs first, durable; then narinfo files, references before referrers.
+Judging what is there already is `verification`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import assert_never
+
+from reconciler.binary_cache.compression import Encoder
+from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport
+from reconciler.binary_cache.narinfo import NarInfo, fingerprint, narinfo_name, render
+from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
+from reconciler.binary_cache.order import first_absent, hold_back, reference_levels
+from reconciler.binary_cache.packing import PackedNar, Packer, pack
+from reconciler.binary_cache.signing import SecretKey
+from reconciler.binary_cache.verification import Verifier
+from reconciler.errors import CacheError, NixError
+from reconciler.model import Compression, PathInfo, StorePath
+
+GROUP_COUNT = 128
+GROUP_SIZE = 8 * 1024 * 1024
+"""Small paths go to a worker thread together, up to so many and so many bytes: a hop to a thread
+costs as much as packing one of them."""
+
+PARALLEL_GROUPS = 4
+"""More than one a core: half of the time is waiting for the disk."""
+
+STREAM_BUFFER = 1024 * 1024
+"""Bytes of a stream that are packed in one hop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """What is known of a batch while its NARs are uploaded."""
+
+    nars: Nars
+    stop: threading.Event = field(default_factory=threading.Event)
+    ready: dict[StorePath, PackedNar] = field(default_factory=dict)
+    gone: list[StorePath] = field(default_factory=list)
+    failed: dict[StorePath, str] = field(default_factory=dict)
+
+    @contextmanager
+    def judging(self, path: StorePath) -> Iterator[None]:
+        """Record a fault of one path as that path's."""
+        try:
+            yield
+        except GoneError:
+            self.gone.append(path)
+        except (NixError, CacheError) as error:
+            self.failed[path] = str(error)
+        except OSError as error:
+            self.failed[path] = f"{path} cannot be packed for upload: {error}"
+
+
+class NarCache:
+    """See the module's text, and BinaryCache for the methods."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        keys: Sequence[SecretKey],
+        compression: Compression,
+        keeps_closures: bool,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._compression = compression
+        self._keeps_closures = keeps_closures
+        self._slots = asyncio.Semaphore(PARALLEL_GROUPS)
+
+    async def missing(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """Ask for the narinfo files."""
+        present = await self._store.present({narinfo_name(path) for path in paths})
+        return {path for path in paths if narinfo_name(path) not in present}
+
+    async def verify(self, path: StorePath) -> tuple[Finding, ...]:
+        """Read a path back and check it against our keys."""
+        keys = [key.public for key in self._keys]
+        return await Verifier(self._store, keys, self._keeps_closures).verify(path)
+
+    async def close(self) -> None:
+        """Close the store of objects."""
+        await self._store.close()
+
+    async def push(
+        self,
+        infos: Sequence[PathInfo],
+        nars: Nars,
+        *,
+        elsewhere: Collection[StorePath] = (),
+    ) -> PushReport:
+        """Upload what is missing; see BinaryCache."""
+        batch = {info.path: info for info in infos}
+        outside = {path for info in infos for path in info.references} - batch.keys()
+        # Where no closure is kept, what lies outside the batch is not asked for and passes.
+        missing = await self.missing(batch.keys() | outside if self._keeps_closures else batch)
+        available = (batch.keys() | outside) - missing | set(elsewhere)
+        wanted = reference_levels(info for path, info in batch.items() if path in missing)
+        ready, waiting = hold_back(wanted, available)
+        upload = _Upload(nars)
+        try:
+            await self._run(self._upload_group(group, upload) for group in _groups(ready))
+        finally:
+            upload.stop.set()  # threads outlive a cancelled task
+        sent = await self._publish(ready, upload, available, waiting)
+        return PushReport(
+            sent=dict.fromkeys(batch.keys() - missing, 0) | sent,
+            gone=tuple(upload.gone),
+            waiting=waiting,
+            failed=upload.failed,
+        )
+
+    async def _run(self, work: Iterable[Coroutine[None, None, None]]) -> None:
+        async def bounded(each: Coroutine[None, None, None]) -> None:
+            async with self._slots:
+                await each
+
+        async with asyncio.TaskGroup() as tasks:
+            for each in work:
+                tasks.create_task(bounded(each))
+
+    async def _put(self, objects: Mapping[str, bytes | Path]) -> Mapping[str, str]:
+        try:
+            return await self._store.put(objects)
+        except CacheError as error:
+            return dict.fromkeys(objects, str(error))
+
+    # --- NARs ------------------------------------------------------------------------------
+
+    async def _upload_group(self, group: Sequence[PathInfo], upload: _Upload) -> None:
+        packed: list[PackedNar] = []
+        match upload.nars:
+            case LocalNars() as local:
+                packed = await asyncio.to_thread(self._pack_local, group, local, upload)
+            case StreamedNars() as streamed:
+                for info in group:
+                    with upload.judging(info.path):
+                        packed.append(await self._pack_streamed(info, streamed))
+            case _:
+                assert_never(upload.nars)
+        objects: dict[str, bytes | Path] = {}
+        for nar in packed:
+            if nar.name in objects:  # two paths of the same content
+                nar.file.unlink()
+            else:
+                objects[nar.name] = nar.file
+        failed = await self._put(objects)
+        for nar in packed:
+            if nar.name in failed:
+                upload.failed[nar.info.path] = failed[nar.name]
+            else:
+                upload.ready[nar.info.path] = nar
+
+    def _pack_local(
+        self, group: Sequence[PathInfo], nars: LocalNars, upload: _Upload
+    ) -> list[PackedNar]:
+        encoder = Encoder(self._compression)
+        packed = []
+        for info in group:
+            with upload.judging(info.path):
+                chunks = nars.read(info.path)
+                packed.append(pack(chunks, info, self._store.staging, encoder, upload.stop))
+        return packed
+
+    async def _pack_streamed(self, info: PathInfo, nars: StreamedNars) -> PackedNar:
+        buffer = bytearray()
+        with Packer(info, self._store.staging, Encoder(self._compression)) as packer:
+            async with aclosing(nars.stream(info.path)) as chunks:
+                async for chunk in chunks:
+                    buffer += chunk
+                    if len(buffer) >= STREAM_BUFFER:
+                        await asyncio.to_thread(packer.feed, bytes(buffer))
+                        buffer.clear()
+            return await asyncio.to_thread(packer.finish, bytes(buffer))
+
+    # --- Narinfo files ---------------------------------------------------------------------
+
+    async def _publish(
+        self,
+        infos: Iterable[PathInfo],
+        upload: _Upload,
+        available: Collection[StorePath],
+        waiting: dict[StorePath, StorePath],
+    ) -> dict[StorePath, int]:
+        """Make visible what was uploaded, level by level; what lost a reference on the way is
+        added to `waiting`.
+        """
+        there = set(available)
+        sent: dict[StorePath, int] = {}
+        for level in reference_levels(info for info in infos if info.path in upload.ready):
+            complete = []
+            for info in level:
+                lacks = first_absent(info, there)
+                if lacks is None:
+                    complete.append(upload.ready[info.path])
+                else:
+                    waiting[info.path] = lacks
+            await self._run(self._publish_some(some, upload) for some in _slices(complete))
+            for nar in complete:
+                if nar.info.path not in upload.failed:
+                    there.add(nar.info.path)
+                    sent[nar.info.path] = nar.file_size
+        return sent
+
+    async def _publish_some(self, nars: Sequence[PackedNar], upload: _Upload) -> None:
+        objects = await asyncio.to_thread(self._narinfos, nars)
+        failed = await self._put(objects)
+        for nar in nars:
+            name = narinfo_name(nar.info.path)
+            if name in failed:
+                upload.failed[nar.info.path] = failed[name]
+
+    def _narinfos(self, nars: Iterable[PackedNar]) -> dict[str, bytes | Path]:
+        return {narinfo_name(nar.info.path): self._narinfo(nar).encode() for nar in nars}
+
+    def _narinfo(self, nar: PackedNar) -> str:
+        info = nar.info
+        text = fingerprint(
+            info.path,
+            nar_hash=info.nar_hash,
+            nar_size=info.nar_size,
+            references=info.references,
+        )
+        ours = [key.sign(text) for key in self._keys]
+        return render(
+            NarInfo(
+                path=info.path,
+                url=nar.name,
+                compression=self._compression,
+                file_hash=nar.file_hash,
+                file_size=nar.file_size,
+                nar_hash=info.nar_hash,
+                nar_size=info.nar_size,
+                references=info.references,
+                deriver=info.deriver.rpartition("/")[2] if info.deriver else None,
+                signatures=tuple(sorted({*info.signatures, *ours})),
+                content_address=info.content_address,
+            )
+        )
+
+
+def _groups(infos: Iterable[PathInfo]) -> Iterator[list[PathInfo]]:
+    """Paths that are packed in one go."""
+    group: list[PathInfo] = []
+    size = 0
+    for info in infos:
+        if group and (len(group) == GROUP_COUNT or size + info.nar_size > GROUP_SIZE):
+            yield group
+            group, size = [], 0
+        group.append(info)
+        size += info.nar_size
+    if group:
+        yield group
+
+
+def _slices(nars: Iterable[PackedNar]) -> Iterator[list[PackedNar]]:
+    rest = iter(nars)
+    while some := list(islice(rest, GROUP_COUNT)):
+        yield some

@@ -1,0 +1,116 @@
+"""From a NAR's bytes to a compressed file in a cache's staging folder, hashed on the way.
+
+Blocking code for worker threads. A NAR that is not what the store says of it is refused here:
+nothing damaged gets as far as a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from reconciler.binary_cache.compression import Encoder, suffix
+from reconciler.errors import CacheError
+from reconciler.model import Compression, PathInfo
+from reconciler.nix.hashes import to_base32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedNar:
+    """A NAR ready for upload. Sizes in bytes."""
+
+    info: PathInfo
+    file: Path
+    name: str
+    """Its name in the cache, made of its own hash as Nix does."""
+    file_hash: str
+    file_size: int
+
+
+class Packer:
+    """Packs one NAR: `feed` its bytes, then `finish`. Left early, nothing of it remains."""
+
+    def __init__(self, info: PathInfo, staging: Path, encoder: Encoder) -> None:
+        self._info = info
+        self._compression = encoder.compression
+        self._compressor = encoder.begin(info.nar_size)
+        self._file = staging / f"{info.path.rpartition('/')[2]}.nar"
+        self._out = self._file.open("xb", buffering=0)
+        self._nar_hash = hashlib.sha256()
+        self._nar_size = 0
+        self._file_hash = hashlib.sha256()
+        self._file_size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        self._out.close()
+        if kind is not None:
+            self._file.unlink(missing_ok=True)
+
+    def feed(self, data: bytes) -> None:
+        """Take more of the NAR; CacheError as soon as it is longer than it should be."""
+        self._nar_size += len(data)
+        if self._nar_size > self._info.nar_size:
+            raise self._damaged(f"is longer than {self._info.nar_size} bytes")
+        self._nar_hash.update(data)
+        self._write(self._compressor.compress(data))
+
+    def finish(self, last: bytes = b"") -> PackedNar:
+        """The packed NAR, after its last bytes; CacheError where it is not the one that the store
+        registered.
+        """
+        self.feed(last)
+        if self._nar_size != self._info.nar_size:
+            raise self._damaged(f"has {self._nar_size} bytes, not {self._info.nar_size}")
+        found = f"sha256:{to_base32(self._nar_hash.digest())}"
+        if found != self._info.nar_hash:
+            raise self._damaged(f"has the hash {found}, not {self._info.nar_hash}")
+        self._write(self._compressor.flush())
+        digits = found.partition(":")[2]
+        if self._compression is not Compression.NONE:
+            digits = to_base32(self._file_hash.digest())
+        return PackedNar(
+            info=self._info,
+            file=self._file,
+            name=f"nar/{digits}.nar{suffix(self._compression)}",
+            file_hash=f"sha256:{digits}",
+            file_size=self._file_size,
+        )
+
+    def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        self._file_size += len(data)
+        if self._compression is not Compression.NONE:
+            self._file_hash.update(data)
+        view = memoryview(data)
+        while view:  # a raw file may take less than it is given
+            view = view[self._out.write(view) :]
+
+    def _damaged(self, what: str) -> CacheError:
+        return CacheError(
+            f"{self._info.path} is damaged in the store: its NAR {what}; "
+            f"run `nix store repair {self._info.path}`"
+        )
+
+
+def pack(
+    chunks: Iterable[bytes],
+    info: PathInfo,
+    staging: Path,
+    encoder: Encoder,
+    stop: threading.Event,
+) -> PackedNar:
+    """Pack a whole NAR; ends early, with CacheError, when `stop` is set."""
+    with Packer(info, staging, encoder) as packer:
+        for chunk in chunks:
+            if stop.is_set():
+                raise CacheError(f"{info.path}: stopped")
+            packer.feed(chunk)
+        return packer.finish()

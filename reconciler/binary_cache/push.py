@@ -1,0 +1,41 @@
+"""One batch of paths into one declared cache, from opening it to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
+
+from reconciler.binary_cache import open_cache
+from reconciler.binary_cache.interface import PushReport
+from reconciler.binary_cache.nars import Nars
+from reconciler.model import Cache, PathInfo, StorePath
+
+PathInfoOf = Callable[[StorePath], Awaitable[PathInfo | None]]
+
+
+async def push_batch(
+    cache: Cache,
+    paths: Collection[StorePath],
+    *,
+    store_dir: str,
+    path_info: PathInfoOf,
+    nars: Nars,
+    elsewhere: Collection[StorePath] = (),
+) -> PushReport:
+    """Push paths; `path_info` is asked of the store, and answers None where a path is gone.
+
+    Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
+    asked.
+    """
+    async with open_cache(cache, store_dir=store_dir) as opened:
+        missing = await opened.missing(paths)
+        infos, gone = [], []
+        for path in missing:
+            info = await path_info(path)
+            if info is None:
+                gone.append(path)
+            else:
+                infos.append(info)
+        report = await opened.push(infos, nars, elsewhere=elsewhere)
+    there = dict.fromkeys(set(paths) - missing, 0)
+    return replace(report, sent={**there, **report.sent}, gone=(*gone, *report.gone))

@@ -1,0 +1,111 @@
+"""What the tests of binary caches stand on: paths worth pushing, keys, a declared cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from reconciler.binary_cache import LocalNars
+from reconciler.binary_cache.interface import PushReport
+from reconciler.binary_cache.push import push_batch
+from reconciler.model import Cache, CacheName, Compression, PathInfo, PushScope, StorePath
+from reconciler.nix import Connection, local_endpoint
+from tests.support.private_store import PrivateStore
+
+CHAIN = """
+let
+  make = name: text: derivation {
+    inherit name;
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    args = [ "-c" "echo ${text} $out > $out" ];
+  };
+  base = make "base" "base";
+  middle = make "middle" "${base}";
+in make "top" "${base} ${middle}"
+"""
+"""Three outputs, each of which refers to itself and to those before it. Input-addressed: Nix wants
+them signed, as it would not want a file that was added."""
+
+PATIENCE = 60.0
+
+
+async def connect(store: PrivateStore) -> Connection:
+    """A connection to the store's own daemon."""
+    return await Connection.open(
+        local_endpoint({**os.environ, **store.environment}), patience=PATIENCE
+    )
+
+
+def build_chain(store: PrivateStore) -> list[StorePath]:
+    """Build CHAIN: base, middle and top."""
+    (drv,) = store.instantiate(CHAIN)
+    (top,) = store.run("nix-store", "--realise", drv).stdout.split()
+    closure = store.run("nix-store", "--query", "--requisites", top).stdout.split()
+    return [StorePath(path) for path in closure]
+
+
+def add_files(store: PrivateStore, count: int) -> list[StorePath]:
+    """Add small files of different contents."""
+    folder = store.root / "files"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"file-{number:04}").write_text(f"content {number}\n" * 100)
+    files = sorted(str(file) for file in folder.iterdir())
+    return [StorePath(path) for path in store.run("nix-store", "--add", *files).stdout.split()]
+
+
+def make_key(store: PrivateStore, name: str = "test-1") -> Path:
+    """A secret key of Nix's making."""
+    file = store.root / f"{name}.secret"
+    file.write_text(store.run("nix", "key", "generate-secret", "--key-name", name).stdout)
+    return file
+
+
+def public_key(store: PrivateStore, secret: Path) -> str:
+    """What Nix says belongs to it."""
+    text = f'nix key convert-secret-to-public < "{secret}"'
+    return store.run("sh", "-c", text).stdout.strip()
+
+
+def declare(
+    folder: Path,
+    *,
+    key: Path | None = None,
+    compression: Compression = Compression.ZSTD,
+    push: PushScope = PushScope.REQUISITES,
+) -> Cache:
+    """A cache in a folder."""
+    return Cache(
+        name=CacheName("main"),
+        uri=f"file://{folder}",
+        signing_key_file=None if key is None else str(key),
+        credentials_file=None,
+        compression=compression,
+        push=push,
+        upstreams=(),
+    )
+
+
+async def infos_of(store: PrivateStore, paths: list[StorePath]) -> list[PathInfo]:
+    """What the store's daemon says of paths that it has."""
+    async with await connect(store) as connection:
+        infos = [await connection.query_path_info(path) for path in paths]
+    return [info for info in infos if info is not None]
+
+
+async def push(store: PrivateStore, cache: Cache, paths: list[StorePath]) -> PushReport:
+    """Push from the store's files."""
+    async with await connect(store) as connection:
+        return await push_batch(
+            cache,
+            paths,
+            store_dir=str(store.store_dir),
+            path_info=connection.query_path_info,
+            nars=LocalNars(store.store_dir),
+        )
+
+
+def narinfo_file(folder: Path, path: StorePath) -> Path:
+    """Where a path's narinfo lies."""
+    return folder / f"{Path(path).name[:32]}.narinfo"
