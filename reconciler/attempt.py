@@ -79,7 +79,8 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
         writer = LogWriter(logs, order.attempt)
         try:
             result = await _build(order, connection, writer)
-            outcome, message = failures.outcome(result.status, result.message), result.message
+            outcome = failures.outcome(result.status, result.message)
+            message = failures.reason(result.message)
             if outcome is Outcome.SUCCEEDED:
                 substituted = result.status is BuildStatus.SUBSTITUTED
                 outputs = await _output_facts(connection, result)

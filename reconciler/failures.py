@@ -7,6 +7,7 @@ Sources: BuildResult in Nix's worker protocol; the texts were recorded from Nix 
 
 from __future__ import annotations
 
+import re
 from typing import assert_never
 
 from reconciler.model import Outcome
@@ -63,3 +64,22 @@ def outcome(status: BuildStatus, message: str) -> Outcome:
             return Outcome.INFRASTRUCTURE if blameless else Outcome.FAILED
         case _:
             assert_never(status)
+
+
+_LOG_EXCERPT = re.compile(r"\n\s*(?:[Ll]ast \d+ log lines:|For full logs,)", re.DOTALL)
+_REASON = re.compile(r"Reason: (.*?)(?:\n(?:Output paths:|\s*$)|\Z)", re.DOTALL)
+_BUILDER_FOR = re.compile(r"(?:error: )?builder for '[^']*' (failed .*?);?\s*\Z", re.DOTALL)
+
+
+def reason(message: str) -> str:
+    """Why a build failed, out of Nix's message: without its excerpt of the log, which we keep
+    whole, and without the paths, which we know.
+
+    Nix 2.30 and later say `Reason:`, earlier ones `builder for '…' failed …`.
+    """
+    head = _LOG_EXCERPT.split(message, maxsplit=1)[0].strip()
+    if found := _REASON.search(head):
+        return found[1].strip().rstrip(".")
+    if found := _BUILDER_FOR.match(head):
+        return f"builder {found[1]}"
+    return head
