@@ -1,0 +1,152 @@
+"""The command line: verbs, and what every one of them owes its user.
+
+Each verb is a module of its own, imported when it is asked for: `status` must not pay for what
+`run` needs. A fault that is explained is one line on stderr with its exit status; ^C and a closed
+pipe are quiet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from reconciler.cli.settings import place_options
+from reconciler.errors import ReconcilerError
+
+VERBS = {
+    "run": "run",
+    "check": "check",
+    "plan": "plan",
+    "status": "status",
+    "why": "why",
+    "log": "log",
+    "diff": "diff",
+    "graph": "graph",
+    "builders": "fleet",
+    "caches": "fleet",
+    "events": "events",
+    "trigger": "requests",
+    "retry": "requests",
+    "cancel": "requests",
+    "bump": "requests",
+    "suspend": "requests",
+    "resume": "requests",
+    "gc": "gc",
+    "doctor": "doctor",
+    "completion": "completion",
+}
+"""Each verb's module, in the order in which help shows them."""
+
+INTERRUPTED = 130
+"""What a shell gives for a command that ^C ended."""
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when the verb is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"reconciler.cli.{VERBS[cmd_name]}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no verb {args[0]}{_nearest(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Verbs come first: they are what one looks for."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
+
+def _nearest(word: str) -> str:
+    from reconciler.problems import nearest  # noqa: PLC0415 - only for a mistake
+
+    found = nearest(word, VERBS)
+    return f"; did you mean {found}?" if found else ""
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n"
+    "  reconciler check farm.yaml          is the document right?\n"
+    "  reconciler --config farm.yaml plan  what would happen?\n"
+    "  reconciler run --once               do it, and tell how it went\n"
+    "  reconciler status                   how far is everything?\n"
+    "  reconciler why website.tests        why is this job not there?",
+)
+@place_options(variables=True)
+@click.version_option(package_name="nix-reconciler", message="%(version)s")
+def cli() -> None:
+    """A Nix build farm that makes itself what its configuration says.
+
+    Declared jobsets are evaluated, built from the leaves up and pushed to their caches until what
+    is there is what is declared.
+    """
+    if os.environ.get("NO_COLOR"):
+        click.get_current_context().color = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and end the process with its exit status."""
+    status = _run(arguments)
+    # What is still buffered may be for a pipe that is closed: that is no fault of ours.
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        ended: Any = cli.main(arguments, prog_name="reconciler", standalone_mode=False)
+    except ReconcilerError as error:
+        _complain(str(error))
+        return error.exit_status
+    except click.UsageError as error:
+        _complain(error.format_message())
+        if error.ctx is not None:
+            click.echo(f"see: {error.ctx.command_path} --help", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return 0
+    return ended if isinstance(ended, int) else 0
+
+
+def _complain(message: str) -> None:
+    from reconciler.cli.text import harmless  # noqa: PLC0415 - only for a mistake
+
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo(
+        click.style("error: ", fg="red", bold=True) + harmless(message), err=True, color=color
+    )
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer go nowhere, or Python complains about it at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,245 @@
+"""`reconciler doctor`: does what the reconciler stands on work? Everything is really tried."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+import click
+
+from reconciler import config
+from reconciler.binary_cache.file_store import folder_of
+from reconciler.binary_cache.signing import read_secret_key
+from reconciler.cli.output import plain, print_json
+from reconciler.cli.settings import Settings, settings, verb
+from reconciler.cli.state import daemon
+from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, wrapped
+from reconciler.database.file import open_reader
+from reconciler.errors import ReconcilerError
+from reconciler.model import Desired
+from reconciler.nix import settings as nix_settings
+from reconciler.nix.connection import Connection
+from reconciler.nix.endpoint import local_endpoint
+from reconciler.quantities import format_size
+
+PATIENCE = 15.0
+"""Seconds within which Nix's daemon must answer."""
+LOW_SPACE = 1 << 30
+
+
+class Verdict(StrEnum):
+    """How one examination went."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one examination found."""
+
+    name: str
+    verdict: Verdict
+    message: str
+
+
+@verb(
+    "doctor",
+    examples="""
+    reconciler doctor
+    sudo -u nix-reconciler reconciler doctor     as the daemon's user: permissions count
+    """,
+    notes="""
+    Exit status: 0 all is well (warnings aside), 1 something is not.
+    """,
+)
+def doctor(*, as_json: bool) -> None:
+    """Examine Nix, its daemon, the document, the state and the caches by trying each of them."""
+    where = settings()
+    findings = list(examine(where))
+    if as_json:
+        print_json({"findings": plain(findings)})
+    else:
+        for each in findings:
+            click.echo(_line(each))
+    click.get_current_context().exit(int(any(each.verdict is Verdict.BAD for each in findings)))
+
+
+def _line(each: Finding) -> str:
+    signs = {Verdict.GOOD: ("✓", GOOD), Verdict.WARNING: ("!", BUSY), Verdict.BAD: ("✗", BAD)}
+    sign, color = signs[each.verdict]
+    lines = harmless(each.message).splitlines() or [""]
+    first = wrapped(
+        f"{each.name}: {lines[0]}", width=(columns() or 100) - 2, indent="    ", first=""
+    )
+    return "\n".join([f"{click.style(sign, fg=color)} {first}", *(f"    {x}" for x in lines[1:])])
+
+
+def examine(where: Settings) -> Iterator[Finding]:
+    """Everything, one after the other."""
+    yield _try("Nix", _nix)
+    yield _evaluator()
+    yield _try("Nix daemon", _nix_daemon)
+    desired: list[Desired] = []
+    yield _try("document", lambda: _document(where, desired))
+    yield _state_dir(where)
+    yield _try("database", lambda: _database(where))
+    yield _daemon(where)
+    for each in desired:
+        yield from _caches(each)
+        yield from _builders(each)
+
+
+def _try(name: str, examination: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, verdict=Verdict.GOOD, message=examination())
+    except (ReconcilerError, OSError) as error:
+        return Finding(name=name, verdict=Verdict.BAD, message=str(error))
+
+
+def _nix() -> str:
+    found = asyncio.run(nix_settings.read(dict(os.environ)))
+    return f"{found.version}, builds for {', '.join(sorted(found.systems))}"
+
+
+def _evaluator() -> Finding:
+    found = shutil.which("nix-eval-jobs")
+    text = found or "not on PATH; the built-in evaluator is used, which is slower on large jobsets"
+    return Finding(name="nix-eval-jobs", verdict=Verdict.GOOD, message=text)
+
+
+def _nix_daemon() -> str:
+    async def ask() -> str:
+        async with await Connection.open(
+            local_endpoint(dict(os.environ)), patience=PATIENCE
+        ) as connection:
+            await connection.query_valid_paths([])
+            trust = {True: "trusts us", False: "does not trust us, as it should be", None: ""}
+            said = trust[connection.trusted]
+            return f"{connection.endpoint} answers" + (f" and {said}" if said else "")
+
+    return asyncio.run(ask())
+
+
+def _document(where: Settings, found: list[Desired]) -> str:
+    desired = config.load(where.config)
+    found.append(desired)
+    return f"{where.config} is valid"
+
+
+def _state_dir(where: Settings) -> Finding:
+    name, folder = "state directory", where.state_dir
+    if not folder.is_dir():
+        parent = next(each for each in folder.absolute().parents if each.is_dir())
+        writable = os.access(parent, os.W_OK)
+        return Finding(
+            name=name,
+            verdict=Verdict.WARNING if writable else Verdict.BAD,
+            message=f"{folder} does not exist; "
+            + ("`reconciler run` makes it" if writable else f"{parent} is not writable"),
+        )
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding(
+            name=name,
+            verdict=Verdict.BAD,
+            message=f"cannot write in {folder}: {error.strerror}; the daemon's user has to",
+        )
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        name=name,
+        verdict=Verdict.WARNING if free < LOW_SPACE else Verdict.GOOD,
+        message=f"{folder} is writable, {format_size(free)} free",
+    )
+
+
+def _database(where: Settings) -> str:
+    database = open_reader(where.state_dir)
+    if database is None:
+        return "there is none yet: the first run makes it"
+    try:
+        wrong = database.integrity()
+        if wrong:
+            raise ReconcilerError("damaged:\n" + "\n".join(wrong))
+        size = database.path.stat().st_size
+    finally:
+        database.close()
+    return f"{database.path} is whole, {format_size(size)}"
+
+
+def _daemon(where: Settings) -> Finding:
+    process = daemon(where)
+    if process is None:
+        return Finding(name="daemon", verdict=Verdict.WARNING, message="not running")
+    return Finding(name="daemon", verdict=Verdict.GOOD, message=f"running, process {process}")
+
+
+# --- What the document names -------------------------------------------------------------------
+
+
+def _caches(desired: Desired) -> Iterator[Finding]:
+    store_dir = os.environ.get("NIX_STORE_DIR", "/nix/store")
+    for cache in desired.caches.values():
+        name = f"cache {cache.name}"
+        if cache.signing_key_file is not None:
+            file = Path(cache.signing_key_file)
+            yield _try(f"{name}, signing key", partial(_signing_key, file, store_dir))
+        if cache.credentials_file is not None:
+            yield _try(f"{name}, credentials", partial(_secret, Path(cache.credentials_file)))
+        if cache.uri.startswith("file:"):
+            yield _try(name, partial(_file_cache, cache.uri))
+
+
+def _signing_key(file: Path, store_dir: str) -> str:
+    key = read_secret_key(file, store_dir=store_dir)
+    return f"{_secret(file)}, {key.public.name}"
+
+
+def _secret(file: Path) -> str:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise ReconcilerError(f"cannot read {file}: {error.strerror}") from error
+    if not text.strip():
+        raise ReconcilerError(f"{file} is empty")
+    if file.stat().st_mode & 0o004:
+        raise ReconcilerError(f"{file} can be read by everyone: chmod 600 {file}")
+    return f"{file} can be read"
+
+
+def _file_cache(uri: str) -> str:
+    folder = folder_of(uri)
+    if folder.is_dir():
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
+            return f"{folder} is writable"
+    parent = next(each for each in folder.parents if each.is_dir())
+    if not os.access(parent, os.W_OK):
+        raise ReconcilerError(f"{folder} does not exist, and {parent} is not writable")
+    return f"{folder} is made with the first push"
+
+
+def _builders(desired: Desired) -> Iterator[Finding]:
+    if not any(each.max_jobs and not each.drain for each in desired.builders.values()):
+        yield Finding(
+            name="builders",
+            verdict=Verdict.WARNING,
+            message="none takes builds: declare one with maxJobs of 1 or more",
+        )
+    for each in desired.builders.values():
+        if each.ssh_key_file is not None:
+            yield _try(
+                f"builder {each.name}, ssh key",
+                partial(_secret, Path(each.ssh_key_file)),
+            )

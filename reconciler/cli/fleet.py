@@ -1,0 +1,140 @@
+"""`reconciler builders` and `reconciler caches`: health, slots and queues."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import click
+
+from reconciler.cli.output import Json, flat, plain, print_json
+from reconciler.cli.settings import settings, verb
+from reconciler.cli.state import document_in_force, reading
+from reconciler.cli.status_text import mark
+from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table, wrapped
+from reconciler.database import report, running
+from reconciler.database.report import CacheContents
+from reconciler.database.running import RunningBuild
+from reconciler.quantities import format_size
+from reconciler.status import BuilderStatus, CacheStatus, judge_builder, judge_cache
+
+
+@verb(
+    "builders",
+    examples="""
+    reconciler builders
+    reconciler builders --json
+    """,
+)
+def builders(*, as_json: bool) -> None:
+    """Show each builder: its health, its slots, and what it builds now."""
+    with reading(settings()) as database:
+        current = document_in_force(database)
+        found = [
+            judge_builder(each)
+            for each in report.builders(database, current, report.all_conditions(database))
+        ]
+        builds = running.running_builds(database)
+    if as_json:
+        print_json({"builders": [_builder_json(each, builds) for each in found]})
+    elif not found:
+        click.echo("No builder is declared: nothing can be built.")
+    else:
+        for line in _builder_lines(found, builds, now=time.time()):
+            click.echo(line)
+
+
+def _builder_json(each: BuilderStatus, builds: list[RunningBuild]) -> Json:
+    return {
+        **flat(each),
+        "builds": [plain(build) for build in builds if build.builder == each.facts.name],
+    }
+
+
+def _builder_lines(
+    found: list[BuilderStatus], builds: list[RunningBuild], *, now: float
+) -> Iterator[str]:
+    width = columns()
+    rows = [
+        [
+            mark(each.verdict),
+            str(each.facts.name),
+            each.summary,
+            f"{each.facts.running}/{each.facts.max_jobs}",
+            ", ".join(each.facts.systems)
+            if each.facts.systems is not None
+            else "what its Nix says",
+            ", ".join([*each.facts.features, *(f"{f}!" for f in each.facts.mandatory_features)]),
+        ]
+        for each in found
+    ]
+    yield from table(
+        rows, header=["", "BUILDER", "STATE", "SLOTS", "SYSTEMS", "FEATURES"], width=width
+    )
+    for each in found:
+        for condition in each.facts.conditions:
+            yield wrapped(
+                f"{each.facts.name}: {condition.reason.replace('-', ' ')} since "
+                f"{ago(condition.since, now)}: {one_line(condition.message)}",
+                width=width,
+                indent="  ",
+                first="",
+            )
+    if builds:
+        yield ""
+        yield from table(
+            [[b.name, b.builder, lasting(now - b.started_at)] for b in builds],
+            header=["BUILDING", "ON", "FOR"],
+            width=width,
+        )
+
+
+@verb(
+    "caches",
+    examples="""
+    reconciler caches
+    reconciler caches --json | jq '.caches[] | select(.open > 0)'
+    """,
+)
+def caches(*, as_json: bool) -> None:
+    """Show each cache: in sync, or what it lacks and why."""
+    with reading(settings()) as database:
+        document_in_force(database)
+        found = [
+            judge_cache(each) for each in report.caches(database, report.all_conditions(database))
+        ]
+        contents = report.cache_contents(database)
+    if as_json:
+        print_json(
+            {
+                "caches": [
+                    {**flat(each), "contents": plain(contents[each.facts.name])} for each in found
+                ]
+            }
+        )
+    elif not found:
+        click.echo("No cache is declared: nothing is pushed.")
+    else:
+        for each in found:
+            for line in _cache_lines(each, contents[each.facts.name], now=time.time()):
+                click.echo(line)
+
+
+def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> Iterator[str]:
+    facts, width = each.facts, columns()
+    if facts.removed_at is not None:
+        yield f"- {facts.name}  pruned {ago(facts.removed_at, now)}"
+        return
+    yield f"{mark(each.verdict)} {click.style(facts.name, bold=True)}  {each.summary}"
+    pushed = f"{contents.pushed} paths, {format_size(contents.bytes)} sent"
+    if contents.last_push_at is not None:
+        pushed += f", the last {ago(contents.last_push_at, now)}"
+    pairs = [["address", harmless(facts.uri)], ["pushed", pushed]]
+    if contents.dropped:
+        pairs.append(["dropped", f"{contents.dropped} paths, collected before they were pushed"])
+    if facts.failing and facts.error:
+        pairs.append(["failing", one_line(facts.error)])
+    if facts.next_due_at is not None and facts.next_due_at > now:
+        pairs.append(["next try", f"in {lasting(facts.next_due_at - now)}"])
+    pairs += [[c.reason.replace("-", " "), one_line(c.message)] for c in facts.conditions]
+    yield from table(pairs, indent="  ", width=width)

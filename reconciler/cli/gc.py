@@ -1,0 +1,81 @@
+"""`reconciler gc`: forget history that is older than it need be."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from reconciler import build_log
+from reconciler.cli.output import plain, print_json
+from reconciler.cli.settings import settings, verb
+from reconciler.cli.state import reading
+from reconciler.cli.text import lasting
+from reconciler.database import history
+from reconciler.database.file import StateLock, open_writer
+from reconciler.database.history import Waste
+from reconciler.errors import UsageError
+from reconciler.quantities import QuantityError, duration
+from reconciler.status import counted
+
+
+@verb(
+    "gc",
+    examples="""
+    reconciler gc --dry-run
+    reconciler gc
+    reconciler gc --older-than 7d
+    """,
+)
+@click.option(
+    "--older-than", "age", default="30d", show_default=True, metavar="AGE",
+    help="How long history is kept.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only tell what would be forgotten.")
+def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
+    """Forget old history: jobsets long pruned, builds and logs nothing needs, old events.
+
+    What an evaluation that is kept needs stays, whatever its age; how many are kept is declared
+    (keep). The Nix store is collected by nix-collect-garbage, which spares what is rooted here.
+    The daemon must be down: it has this history in use.
+    """
+    where, now = settings(), time.time()
+    try:
+        oldest = now - duration(age)
+    except QuantityError as error:
+        raise UsageError(f"--older-than {age}: {error}") from error
+    with reading(where) as database:
+        found = history.waste(database, oldest=oldest)
+    if not dry_run:
+        with StateLock(where.state_dir):
+            writer = open_writer(where.state_dir, now=now)
+            try:
+                found = history.waste(writer, oldest=oldest)
+                for attempt in history.forget(writer, oldest=oldest, now=now):
+                    build_log.remove(where.logs, attempt)
+            finally:
+                writer.close()
+    if as_json:
+        print_json({"dryRun": dry_run, "olderThan": now - oldest, "forgotten": plain(found)})
+        return
+    _tell(found, age=now - oldest, dry_run=dry_run)
+
+
+def _tell(found: Waste, *, age: float, dry_run: bool) -> None:
+    parts = [
+        counted(number, noun)
+        for number, noun in (
+            (found.jobsets, "pruned jobset"),
+            (found.caches, "pruned cache"),
+            (found.evaluations, "evaluation"),
+            (found.builds, "build"),
+            (found.attempts, "log"),
+            (found.events, "event"),
+            (found.requests, "answered request"),
+        )
+        if number
+    ]
+    if not parts:
+        click.echo(f"Nothing to forget: nothing is older than {lasting(age)}.")
+    else:
+        click.echo(f"{'Would forget' if dry_run else 'Forgot'} {', '.join(parts)}.")

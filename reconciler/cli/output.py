@@ -1,0 +1,55 @@
+"""Values as JSON: dataclasses become objects with camelCase keys.
+
+Times are seconds since the epoch, durations seconds, sizes bytes. `schemas/` describes each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import click
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+
+
+def plain(value: object) -> Json:
+    """Turn a value into what JSON can hold."""
+    if isinstance(value, Enum):
+        return str(value.value)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if is_dataclass(value):
+        return {_camel(each.name): plain(getattr(value, each.name)) for each in fields(value)}
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def flat(value: Any) -> dict[str, Json]:
+    """An object whose `facts` are its own members."""
+    whole = plain(value)
+    assert isinstance(whole, dict)
+    inner = whole.pop("facts")
+    assert isinstance(inner, dict)
+    return {**inner, **whole}
+
+
+def print_json(value: Json) -> None:
+    """Print one document."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_json_line(value: Json) -> None:
+    """Print one of a stream of documents, on a line of its own, at once."""
+    click.echo(json.dumps(value))

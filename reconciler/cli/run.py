@@ -1,0 +1,94 @@
+"""`reconciler run`: the daemon, or until all is as declared."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from reconciler import daemon
+from reconciler.cli.run_lines import Lines
+from reconciler.cli.settings import settings, verb
+from reconciler.cli.state import reading
+from reconciler.cli.status import read_report
+from reconciler.cli.status_text import mark
+from reconciler.cli.text import columns, lasting, on_terminal, wrapped
+from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs, held
+
+
+@verb(
+    "run",
+    json=False,
+    examples="""
+    reconciler run                              the daemon, until it is told to stop
+    reconciler run --once                       until nothing is left to do
+    reconciler --config farm.yaml --state-dir ./state run --once
+    """,
+    notes="""
+    Exit status with --once:
+      0  all is as declared
+      1  something failed (reconciler status tells what)
+      2  usage, or a document that is not valid
+      3  stopped before it was done
+      4  the state directory cannot be used
+    """,
+)
+@click.option("--once", is_flag=True, help="End when nothing is left that could go on.")
+def run(*, once: bool) -> None:
+    """Evaluate, build and push until what is there is what is declared, and keep it so."""
+    where, began = settings(), time.time()
+    live = None
+    if once and on_terminal():
+        from reconciler.cli.run_live import Live  # noqa: PLC0415 - only for a terminal
+
+        live = Live(where.logs, began=began)
+    view = live or Lines(where.logs, began=began)
+    try:
+        converged = daemon.run(
+            config=where.config,
+            state_dir=where.state_dir,
+            environment=dict(os.environ),
+            once=once,
+            observe=view.observe,
+        )
+    finally:
+        if live is not None:
+            live.close()
+    context = click.get_current_context()
+    if not once:
+        context.exit(0 if converged else 1)
+    with reading(where) as database:
+        report = read_report(database, where)
+    for line in _summary(report, seconds=time.time() - began, converged=converged):
+        click.echo(line)
+    status = report.exit_status
+    if not converged:
+        status = max(status, EXIT_STATUS[Verdict.IN_PROGRESS])
+    context.exit(status)
+
+
+def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
+    """One paragraph."""
+    totals: dict[JobState, int] = {}
+    counted_jobsets = 0
+    for each in report.jobsets:
+        if each.facts.removed_at is None and not held(each.facts):
+            counted_jobsets += 1
+            for state, number in each.facts.jobs.items():
+                totals[state] = totals.get(state, 0) + number
+    told = [f"{counted_jobsets} jobset{'s' * (counted_jobsets != 1)}: {count_jobs(totals)}"]
+    told += [
+        f"cache {each.facts.name} {'is ' if each.summary == 'in sync' else ''}{each.summary}"
+        for each in report.caches
+        if each.facts.removed_at is None
+    ]
+    verb_text = "Done" if converged else "Stopped before it was done"
+    text = f"{verb_text} in {lasting(seconds)}. {'; '.join(told)}."
+    names = [f"{each.jobset}.{each.attr}" for each in report.problems]
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        text += f" Not there: {', '.join(names[:5])}{more}. See: reconciler status"
+        if len(names) == 1:
+            text += f", reconciler why {names[0]}"
+    return ["", f"{mark(report.verdict)} {wrapped(text, width=columns(), indent='  ', first='')}"]

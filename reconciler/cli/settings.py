@@ -1,0 +1,107 @@
+"""What every verb takes: where the document and the state are, and `--json`.
+
+`--config` and `--state-dir` are taken before or after the verb. Nothing is opened here.
+"""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_CONFIG = "/etc/nix-reconciler/config.json"
+DEFAULT_STATE_DIR = "/var/lib/nix-reconciler"
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(slots=True)
+class Settings:
+    """Where things are."""
+
+    config: Path = Path(DEFAULT_CONFIG)
+    state_dir: Path = Path(DEFAULT_STATE_DIR)
+
+    @property
+    def logs(self) -> Path:
+        """Build logs."""
+        return self.state_dir / "logs"
+
+
+def settings() -> Settings:
+    """Those of the command that runs."""
+    return click.get_current_context().ensure_object(Settings)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        setattr(context.ensure_object(Settings), str(parameter.name), Path(value))
+
+
+def _place(flag: str, *, help_text: str, default: str, variable: str | None) -> Any:
+    return click.option(
+        flag,
+        type=click.Path(),
+        metavar="PATH",
+        callback=_keep,
+        expose_value=False,
+        envvar=variable,
+        help=f"{help_text} [default: {default}; or ${variable or 'RECONCILER_…'}]",
+        hidden=variable is None,
+    )
+
+
+def place_options(*, variables: bool) -> Callable[[Function], Function]:
+    """Add `--config` and `--state-dir`.
+
+    Only before the verb do variables of the environment count, so that an option there is not
+    overruled behind it.
+    """
+
+    def decorate(function: Function) -> Function:
+        for flag, help_text, default, variable in (
+            ("--state-dir", "Where the state is.", DEFAULT_STATE_DIR, "RECONCILER_STATE_DIR"),
+            ("--config", "The configuration document.", DEFAULT_CONFIG, "RECONCILER_CONFIG"),
+        ):
+            option = _place(
+                flag,
+                help_text=help_text,
+                default=default,
+                variable=variable if variables else None,
+            )
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def verb(
+    name: str, *, examples: str, notes: str = "", json: bool = True
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function: its docstring is the help, below it notes and examples.
+
+    Both are printed as they are written, line by line.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        wrapped = functools.wraps(function)(function)
+        if json:
+            wrapped = click.option(
+                "--json", "as_json", is_flag=True, help="Print JSON; schemas/ describes it."
+            )(wrapped)
+        wrapped = place_options(variables=False)(wrapped)
+        epilog = "\n\n".join(
+            "\b\n" + textwrap.dedent(block).strip()
+            for block in (notes, f"Examples:\n{textwrap.indent(textwrap.dedent(examples), '  ')}")
+            if block
+        )
+        return click.command(
+            name, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]}
+        )(wrapped)
+
+    return decorate

@@ -1,0 +1,246 @@
+"""`reconciler why`: why a job is not there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+
+from reconciler.cli.log_text import tail
+from reconciler.cli.output import Json, plain, print_json
+from reconciler.cli.settings import settings, verb
+from reconciler.cli.state import daemon, document_in_force, local_systems, reading
+from reconciler.cli.status import complete_subject
+from reconciler.cli.status_text import state
+from reconciler.cli.text import BUSY, DIM, columns, harmless, lasting, one_line, wrapped
+from reconciler.database import lookup
+from reconciler.database.blocked import slots_of
+from reconciler.database.file import Database
+from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
+from reconciler.errors import UsageError
+from reconciler.explain import Explanation, Step, explain
+from reconciler.status import JobState, gist
+
+LINES = 10
+"""Of the root cause's log."""
+STEPS_SHOWN = 12
+
+
+@verb(
+    "why",
+    examples="""
+    reconciler why website.tests
+    reconciler why website.tests --json
+    reconciler why lib-base-1.0          # any derivation, by name or path
+    """,
+)
+@click.argument("job", shell_complete=complete_subject)
+def why(job: str, *, as_json: bool) -> None:
+    """Say why JOB is not there: the chain down to the root cause, or what it waits for."""
+    where = settings()
+    with reading(where) as database:
+        subject = lookup.resolve(database, job)
+        match subject:
+            case JobsetSubject():
+                jobs = ", ".join(
+                    f"{subject.jobset}.{attr}"
+                    for attr in lookup.job_attrs(database, subject.jobset)[:5]
+                )
+                raise UsageError(
+                    f"{job} is a jobset: name one of its jobs ({jobs or 'it has none'}), "
+                    f"or see `reconciler status {job}`"
+                )
+            case JobSubject() | DerivationSubject():
+                answer = _answer(database, subject)
+        notes = _notes(
+            database, subject, running=daemon(where) is not None, waits=answer.state.live
+        )
+        if as_json:
+            print_json({**_json(database, answer), "notes": list(notes)})
+        else:
+            for line in _lines(database, answer, notes):
+                click.echo(line)
+
+
+class _Answer:
+    """What is known of the subject; the explanation is None where there is nothing to explain."""
+
+    def __init__(
+        self,
+        database: Database,
+        subject: JobSubject | DerivationSubject,
+        explanation: Explanation | None,
+    ) -> None:
+        self.subject = subject
+        self.explanation = explanation
+        self.facts = (
+            None if subject.derivation is None else lookup.build_facts(database, subject.derivation)
+        )
+        root = subject.derivation if explanation is None else explanation.last.id
+        self.attempts = () if root is None else lookup.attempts(database, root)
+        self.log_command = (
+            None
+            if root is None or not self.attempts
+            else f"reconciler log {lookup.log_name(database, root)}"
+        )
+        logs = settings().logs
+        self.log = tail(logs, self.attempts[-1].id, LINES) if self.attempts else []
+
+    @property
+    def state(self) -> JobState:
+        """The job's."""
+        if self.facts is None:
+            return JobState.EVALUATION_ERROR
+        return JobState.SUCCEEDED if self.explanation is None else self.explanation.state
+
+    @property
+    def message(self) -> str:
+        """One sentence."""
+        if self.facts is None:
+            assert isinstance(self.subject, JobSubject)
+            return self.subject.error or ""
+        if self.explanation is not None:
+            return self.explanation.message
+        if not self.attempts:
+            return "its outputs exist: they were there already, or were fetched"
+        last = self.attempts[-1]
+        took = lasting((last.finished_at or last.started_at) - last.started_at)
+        return f"its outputs exist: built in {took} on {last.builder}"
+
+
+def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Answer:
+    if subject.derivation is None:
+        return _Answer(database, subject, None)
+    facts = lookup.build_facts(database, subject.derivation)
+    if facts.state.good:
+        return _Answer(database, subject, None)
+    current = document_in_force(database)
+    explanation = explain(
+        facts.id,
+        lookup.missing_below(database, facts.id),
+        slots_of(database, current.text, local_systems=local_systems),
+        attempts=current.fewest_attempts,
+        now=time.time(),
+    )
+    return _Answer(database, subject, explanation)
+
+
+def _notes(
+    database: Database, subject: JobSubject | DerivationSubject, *, running: bool, waits: bool
+) -> tuple[str, ...]:
+    """What holds everything up."""
+    found = []
+    if not running and waits:
+        found.append("the daemon is not running: nothing goes on until it is")
+    if isinstance(subject, JobSubject):
+        row = database.one(
+            "SELECT suspended_by, suspended_why, removed_at FROM jobset WHERE name = ?",
+            (subject.jobset,),
+        )
+        assert row is not None
+        if row["removed_at"] is not None:
+            found.append(f"jobset {subject.jobset} is declared no longer")
+        elif row["suspended_by"] is not None:
+            reason = f" ({row['suspended_why']})" if row["suspended_why"] else ""
+            found.append(
+                f"jobset {subject.jobset} was suspended by {row['suspended_by']}{reason}: "
+                f"`reconciler resume {subject.jobset}`"
+            )
+        declared = document_in_force(database).jobsets.get(subject.jobset)
+        if declared is not None and not declared.enabled:
+            found.append(f"jobset {subject.jobset} is declared with enabled: false")
+    return tuple(found)
+
+
+# --- Text --------------------------------------------------------------------------------------
+
+
+def _lines(database: Database, answer: _Answer, notes: Sequence[str]) -> Iterator[str]:
+    width = columns()
+    name = click.style(answer.subject.name, bold=True)
+    if answer.facts is None:
+        yield f"{name}: {state(answer.state)}"
+        yield from (f"  {line}" for line in harmless(answer.message).splitlines())
+        return
+    yield wrapped(
+        f"{name} ({state(answer.state)}): {answer.message}", width=width, indent="  ", first=""
+    )
+    explanation = answer.explanation
+    if explanation is not None:
+        yield from _chain(explanation)
+        yield from _waiting(explanation)
+    if explanation is not None and answer.attempts and not answer.state.live:
+        last = answer.attempts[-1]
+        yield ""
+        said = one_line(gist(last.message or str(last.outcome)))
+        took = lasting((last.finished_at or last.started_at) - last.started_at)
+        yield wrapped(
+            f"{explanation.last.name} was built on {last.builder} for {took}: {said}",
+            width=width,
+            indent="  ",
+            first="",
+        )
+    if explanation is not None and answer.log:
+        yield from (f"  {click.style('│', fg=DIM)} {line}" for line in answer.log)
+    if answer.log_command is not None:
+        yield f"all of its log: {click.style(answer.log_command, bold=True)}"
+    for note in notes if explanation is not None else ():
+        yield wrapped(click.style(f"note: {note}", fg=BUSY), width=width, indent="  ", first="")
+    if explanation is not None and isinstance(answer.subject, DerivationSubject):
+        jobs = lookup.job_names(database, answer.subject.derivation)
+        if jobs:
+            yield f"it is the job {', '.join(jobs[:5])}"
+
+
+def _chain(explanation: Explanation) -> Iterator[str]:
+    steps = list(explanation.chain)
+    if len(steps) < 2:
+        return
+    yield ""
+    hidden = len(steps) - STEPS_SHOWN
+    shown: list[Step | None] = [*steps]
+    if hidden > 0:
+        shown = [*steps[: STEPS_SHOWN // 2], None, *steps[-STEPS_SHOWN // 2 :]]
+    for depth, step in enumerate(shown):
+        lead = "" if depth == 0 else "  " * (depth - 1) + "└─ "
+        yield (
+            f"  {lead}… {hidden} more"
+            if step is None
+            else f"  {lead}{step.name}  {state(step.state)}"
+        )
+
+
+def _waiting(explanation: Explanation) -> Iterator[str]:
+    if explanation.remaining:
+        noun = "build is" if explanation.remaining == 1 else "builds are"
+        yield f"{explanation.remaining} {noun} still to be done before it."
+    if explanation.retry_at is not None:
+        wait = lasting(explanation.retry_at - time.time())
+        yield f"{explanation.last.name} is tried again in {wait}."
+    if explanation.builders:
+        yield f"Builders, for {explanation.last.name}:"
+    for each in explanation.builders:
+        yield f"  {each.builder}: {'; '.join(map(harmless, each.reasons)) or 'takes it next'}"
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+def _json(database: Database, answer: _Answer) -> dict[str, Json]:
+    explanation = answer.explanation
+    return {
+        "name": answer.subject.name,
+        "derivation": None if answer.facts is None else answer.facts.path,
+        "jobs": [] if answer.facts is None else [*lookup.job_names(database, answer.facts.id)],
+        "state": answer.state.value,
+        "message": answer.message,
+        "chain": [] if explanation is None else plain(explanation.chain),
+        "waitingFor": [] if explanation is None else plain(explanation.waiting_for),
+        "remaining": 0 if explanation is None else explanation.remaining,
+        "builders": [] if explanation is None else plain(explanation.builders),
+        "retryAt": None if explanation is None else explanation.retry_at,
+        "lastAttempt": plain(answer.attempts[-1]) if answer.attempts else None,
+        "log": [*answer.log],
+        "logCommand": answer.log_command,
+    }

@@ -1,0 +1,215 @@
+"""Reads: what stands in the way of queued builds.
+
+A queued build is not reached while something below it ended badly, fits no builder, or failed for
+the infrastructure as often as allowed. Only that and what lies above it is loaded. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reconciler.database.file import Database
+from reconciler.graph import Graph, Node, Platform
+from reconciler.model import BuilderName, BuildState
+from reconciler.scheduler import Fleet, Slots
+from reconciler.status import JobState, Stuck
+
+_NOT_GOOD = "state NOT IN ('succeeded', 'substituted')"
+
+
+class Declared(Protocol):
+    """What is asked of the document in force."""
+
+    @property
+    def text(self) -> str:
+        """The document."""
+        ...
+
+    @property
+    def fewest_attempts(self) -> int:
+        """After so many infrastructure failures some jobset takes a build for failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """Queued builds that will not be built by themselves."""
+
+    states: Mapping[int, JobState] = field(default_factory=dict)
+    """By derivation: dependency-failed, unsupported, or (infrastructure) failed."""
+    causes: Mapping[int, str] = field(default_factory=dict)
+    """Of the dependency-failed ones: the name of the root cause."""
+    messages: Mapping[int, str] = field(default_factory=dict)
+    """Of the others: what is wrong."""
+    stuck: tuple[Stuck, ...] = ()
+
+
+def blocked(
+    database: Database, document: Declared, *, local_systems: Callable[[], Collection[str]]
+) -> Blocked:
+    """Find them."""
+    if not database.one("SELECT 1 FROM build WHERE +state = 'queued' AND " + _NOT_GOOD):
+        return Blocked()
+    stuck = {
+        **_unsupported(database, document, local_systems),
+        **_exhausted(database, document.fewest_attempts),
+    }
+    ended = [
+        row[0]
+        for row in database.query(
+            f"SELECT derivation FROM build WHERE {_NOT_GOOD}"
+            " AND state NOT IN ('queued', 'building')"
+        )
+    ]
+    causes = _causes(database, {*ended, *stuck})
+    names = derivation_names(database, set(causes.values()))
+    return Blocked(
+        states={
+            **dict.fromkeys(causes, JobState.DEPENDENCY_FAILED),
+            **{key: each.state for key, each in stuck.items()},
+        },
+        causes={key: names[cause] for key, cause in causes.items()},
+        messages={key: each.message for key, each in stuck.items()},
+        stuck=tuple(stuck.values()),
+    )
+
+
+def _causes(database: Database, roots: Collection[int]) -> dict[int, int]:
+    """What queued builds lie above the roots, each with the nearest root."""
+    if not roots:
+        return {}
+    above = [
+        row[0]
+        for row in database.query(
+            "WITH RECURSIVE above(id) AS (SELECT value FROM json_each(?)"
+            " UNION SELECT i.derivation FROM above a CROSS JOIN input i ON i.input = a.id"
+            " JOIN build b ON b.derivation = i.derivation AND b.state = 'queued')"
+            " SELECT id FROM above",
+            (json.dumps(list(roots)),),
+        )
+        if row[0] not in roots
+    ]
+    if not above:
+        return {}
+    region = {*above, *roots}
+    inputs: dict[int, list[int]] = {}
+    for derivation, needed in database.query(
+        "SELECT i.derivation, i.input FROM json_each(?) a"
+        " CROSS JOIN input i ON i.derivation = a.value",
+        (json.dumps(above),),
+    ):
+        if needed in region:
+            inputs.setdefault(derivation, []).append(needed)
+    graph = Graph()
+    here = Platform("")
+    reached = {needed for each in inputs.values() for needed in each if needed in roots}
+    graph.add(Node(id=key, platform=here, state=BuildState.FAILED) for key in reached)
+    graph.add(Node(id=key, platform=here, inputs=tuple(inputs[key])) for key in above)
+    return graph.dependency_failed()
+
+
+def _unsupported(
+    database: Database, document: Declared, local_systems: Callable[[], Collection[str]]
+) -> dict[int, Stuck]:
+    """Queued builds that no declared builder can build."""
+    platforms = {
+        Platform(row[0], frozenset(row[1].split())): row[1]
+        for row in database.query(
+            "SELECT DISTINCT d.system, d.features FROM build b JOIN derivation d"
+            f" ON d.id = b.derivation WHERE b.{_NOT_GOOD} AND b.state = 'queued'"
+        )
+    }
+    slots = slots_of(database, document.text, local_systems=local_systems)
+    fleet = Fleet(slots, {})
+    found = {
+        row["id"]: Stuck(
+            derivation=row["name"], state=JobState.UNSUPPORTED, message=row["unsupported"]
+        )
+        for row in database.query(
+            "SELECT d.id, d.name, d.unsupported FROM build b JOIN derivation d"
+            f" ON d.id = b.derivation WHERE b.{_NOT_GOOD} AND b.state = 'queued'"
+            " AND d.unsupported IS NOT NULL"
+        )
+    }
+    for platform, features in platforms.items():
+        if not fleet.fitting(platform):
+            message = no_builder(fleet, slots, platform)
+            for row in database.query(
+                "SELECT d.id, d.name FROM build b JOIN derivation d ON d.id = b.derivation"
+                f" WHERE b.{_NOT_GOOD} AND b.state = 'queued' AND d.system = ? AND d.features = ?",
+                (platform.system, features),
+            ):
+                found[row["id"]] = Stuck(
+                    derivation=row["name"], state=JobState.UNSUPPORTED, message=message
+                )
+    return found
+
+
+def no_builder(fleet: Fleet, slots: Iterable[Slots], platform: Platform) -> str:
+    """Why nothing declared can build for a platform."""
+    said = [
+        f"{each.builder.name} {', '.join(r.message for r in fleet.mismatches(each, platform))}"
+        for each in slots
+    ]
+    return "no builder can build it: " + ("; ".join(said) or "none is declared")
+
+
+def slots_of(
+    database: Database, document: str, *, local_systems: Callable[[], Collection[str]]
+) -> tuple[Slots, ...]:
+    """The declared builders as they are now, as far as the database knows."""
+    from reconciler import config  # noqa: PLC0415 - takes longer than the rest of a report
+
+    taken = {
+        row[0]: row[1]
+        for row in database.query(
+            "SELECT builder, count(*) FROM attempt WHERE finished_at IS NULL GROUP BY builder"
+        )
+    }
+    wrong: dict[BuilderName, str] = {
+        row[0]: row[1]
+        for row in database.query("SELECT name, message FROM condition WHERE kind = 'builder'")
+    }
+    builders = config.parse(document.encode(), name="the document in force").builders.values()
+    return tuple(
+        Slots(
+            builder=each,
+            systems=frozenset(local_systems() if each.systems is None else each.systems),
+            free=max(0, each.max_jobs - taken.get(each.name, 0)),
+            unavailable=wrong.get(each.name),
+        )
+        for each in builders
+    )
+
+
+def _exhausted(database: Database, attempts: int) -> dict[int, Stuck]:
+    """Queued builds that failed for the infrastructure as often as allowed."""
+    return {
+        row["id"]: Stuck(
+            derivation=row["name"],
+            state=JobState.FAILED,
+            message=f"{row['failures']} attempts failed: {row['message'] or 'no reason recorded'}",
+            next_attempt_at=row["not_before"],
+        )
+        for row in database.query(
+            "SELECT d.id, d.name, b.failures, b.not_before, (SELECT a.message FROM attempt a"
+            " WHERE a.derivation = d.id ORDER BY a.id DESC LIMIT 1) AS message"
+            " FROM build b JOIN derivation d ON d.id = b.derivation"
+            f" WHERE b.{_NOT_GOOD} AND b.state = 'queued' AND b.failures >= ?",
+            (attempts,),
+        )
+    }
+
+
+def derivation_names(database: Database, derivations: Collection[int]) -> dict[int, str]:
+    """Names by id."""
+    return {
+        row[0]: row[1]
+        for row in database.query(
+            "SELECT id, name FROM derivation WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(derivations)),),
+        )
+    }

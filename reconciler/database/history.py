@@ -1,0 +1,84 @@
+"""Writes: forgetting history by its age. Needs the state directory's lock: a daemon at work has
+the rows in use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.database.evaluated import forget_evaluations
+from reconciler.database.file import Database
+from reconciler.database.retention import sweep
+
+_OLD_JOBSETS = "SELECT id FROM jobset WHERE removed_at < :oldest"
+_OLD_EVALUATIONS = (
+    f"SELECT id FROM evaluation WHERE jobset IN ({_OLD_JOBSETS})"
+    " AND state IN ('superseded', 'failed')"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waste:
+    """How much there is to forget."""
+
+    jobsets: int
+    caches: int
+    evaluations: int
+    builds: int
+    attempts: int
+    events: int
+    requests: int
+
+
+def waste(database: Database, *, oldest: float) -> Waste:
+    """Count what `forget` would forget."""
+    needed = (
+        "WITH RECURSIVE needed(id) AS (SELECT derivation FROM job WHERE derivation IS NOT NULL"
+        f" AND evaluation NOT IN ({_OLD_EVALUATIONS})"
+        " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
+    )
+
+    def count(sql: str) -> int:
+        row = database.connection.execute(sql, {"oldest": oldest}).fetchone()
+        return int(row[0])
+
+    unneeded = "b.state <> 'building' AND b.derivation NOT IN (SELECT id FROM needed)"
+    return Waste(
+        jobsets=count(f"SELECT count(*) FROM ({_OLD_JOBSETS})"),
+        caches=count("SELECT count(*) FROM cache WHERE removed_at < :oldest"),
+        evaluations=count(f"SELECT count(*) FROM ({_OLD_EVALUATIONS})"),
+        builds=count(f"{needed} SELECT count(*) FROM build b WHERE {unneeded}"),
+        attempts=count(
+            f"{needed} SELECT count(*) FROM build b JOIN attempt a ON a.derivation = b.derivation"
+            f" WHERE {unneeded}"
+        ),
+        events=count("SELECT count(*) FROM event WHERE at < :oldest"),
+        requests=count("SELECT count(*) FROM request WHERE handled_at < :oldest"),
+    )
+
+
+def forget(database: Database, *, oldest: float, now: float) -> list[int]:
+    """Forget it; the attempts whose logs are of no use any more."""
+
+    def run(sql: str) -> None:
+        database.connection.execute(sql, {"oldest": oldest})
+
+    with database.transaction():
+        evaluations = database.connection.execute(_OLD_EVALUATIONS, {"oldest": oldest}).fetchall()
+        forget_evaluations(database, [row[0] for row in evaluations], now=now)
+        attempts = sweep(database)
+        run(
+            "DELETE FROM jobset WHERE removed_at < :oldest"
+            " AND id NOT IN (SELECT jobset FROM evaluation)"
+        )
+        run("DELETE FROM cache WHERE removed_at < :oldest")
+        run(
+            "DELETE FROM generation WHERE applied_at < :oldest"
+            " AND id <> (SELECT max(id) FROM generation)"
+            " AND id NOT IN (SELECT generation FROM jobset)"
+            " AND id NOT IN (SELECT generation FROM cache)"
+        )
+        run("DELETE FROM event WHERE at < :oldest")
+        run("DELETE FROM request WHERE handled_at < :oldest")
+    database.connection.execute("VACUUM")
+    return attempts

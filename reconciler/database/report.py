@@ -1,0 +1,454 @@
+"""Reads for `status`, `builders` and `caches`: everything that a report is made from.
+
+Counts in SQL, and starts from what is not good: on a state in which all is built, nothing is read
+row by row. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.database.blocked import Blocked, blocked
+from reconciler.database.file import Database, Row
+from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
+from reconciler.status import (
+    BuilderFacts,
+    CacheFacts,
+    Condition,
+    DocumentFacts,
+    EvaluationFacts,
+    Facts,
+    JobsetFacts,
+    JobState,
+    Problem,
+    Suspension,
+    job_state,
+)
+
+MESSAGE_LENGTH = 4000
+"""Characters of an error that a report shows; the database has the rest."""
+
+_GOOD = "('succeeded', 'substituted')"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredJobset:
+    """What the document in force says of a jobset, as far as a report shows it."""
+
+    enabled: bool
+    source: str
+    caches: tuple[CacheName, ...]
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """The document in force."""
+
+    generation: int
+    digest: str
+    applied_at: float
+    text: str
+    jobsets: Mapping[JobsetName, DeclaredJobset]
+    builders: tuple[BuilderFacts, ...]
+
+    @property
+    def fewest_attempts(self) -> int:
+        """After so many infrastructure failures some jobset takes a build for failed."""
+        return min((each.attempts for each in self.jobsets.values()), default=1)
+
+
+def in_force(database: Database) -> InForce | None:
+    """The document in force; None: there was none yet.
+
+    It is canonical, every default written out, so it is read without the schema: validating it
+    would take longer than all the rest of a report.
+    """
+    row = database.one(
+        "SELECT id, digest, applied_at, document FROM generation ORDER BY id DESC LIMIT 1"
+    )
+    if row is None:
+        return None
+    loaded: dict[str, Any] = json.loads(row["document"])
+    return InForce(
+        generation=row["id"],
+        digest=row["digest"],
+        applied_at=row["applied_at"],
+        text=row["document"],
+        jobsets={
+            JobsetName(name): _declared_jobset(value)
+            for name, value in loaded.get("jobsets", {}).items()
+        },
+        builders=tuple(
+            _declared_builder(name, value) for name, value in loaded.get("builders", {}).items()
+        ),
+    )
+
+
+def _declared_jobset(value: dict[str, Any]) -> DeclaredJobset:
+    source = value["source"]
+    if "flake" in source:
+        text = str(source["flake"])
+    elif "git" in source:
+        text = f"{source['git']['url']} {source['git']['ref']}, {source['file']}"
+    else:
+        text = f"{source['path']}/{source['file']}"
+    return DeclaredJobset(
+        enabled=value["enabled"],
+        source=text,
+        caches=tuple(value["caches"]),
+        attempts=value["retry"]["attempts"],
+    )
+
+
+def _declared_builder(name: str, value: dict[str, Any]) -> BuilderFacts:
+    systems = value["systems"]
+    return BuilderFacts(
+        name=BuilderName(name),
+        uri=value["uri"],
+        systems=None if systems is None else tuple(systems),
+        features=tuple(value["supportedFeatures"]),
+        mandatory_features=tuple(value["mandatoryFeatures"]),
+        max_jobs=value["maxJobs"],
+        speed_factor=value["speedFactor"],
+        running=0,
+        drain=value["drain"],
+    )
+
+
+# --- The whole ---------------------------------------------------------------------------------
+
+
+def facts(
+    database: Database,
+    current: InForce,
+    *,
+    document: DocumentFacts,
+    daemon: int | None,
+    local_systems: Callable[[], Collection[str]],
+) -> Facts:
+    """Everything, in one snapshot. `local_systems` is asked only if something is queued."""
+    with database.snapshot():
+        conditions = all_conditions(database)
+        in_way = blocked(database, current, local_systems=local_systems)
+        evaluations = _evaluations(database)
+        shown = {each.id: name for name, (_, each) in evaluations.items() if each is not None}
+        return Facts(
+            document=document,
+            daemon=daemon,
+            jobsets=_jobsets(database, current, evaluations, conditions, in_way),
+            caches=caches(database, conditions),
+            builders=builders(database, current, conditions),
+            conditions=tuple(each for each in conditions if each.kind == "document"),
+            builds=_build_counts(database, in_way),
+            stuck=in_way.stuck,
+            problems=tuple(_problems(database, shown, in_way)),
+        )
+
+
+def all_conditions(database: Database) -> list[Condition]:
+    """What the daemon found wrong."""
+    return [
+        Condition(kind=row[0], name=row[1], reason=row[2], message=row[3], since=row[4])
+        for row in database.query(
+            "SELECT kind, name, reason, message, since FROM condition ORDER BY kind, name, reason"
+        )
+    ]
+
+
+def _of(conditions: Iterable[Condition], kind: str, name: str) -> tuple[Condition, ...]:
+    return tuple(each for each in conditions if each.kind == kind and each.name == name)
+
+
+def _build_counts(database: Database, in_way: Blocked) -> dict[BuildState, int]:
+    counts = {
+        BuildState(row[0]): row[1]
+        for row in database.query(
+            f"SELECT state, count(*) FROM build WHERE state NOT IN {_GOOD} GROUP BY state"
+        )
+    }
+    if in_way.states:
+        counts[BuildState.QUEUED] -= len(in_way.states)
+    return counts
+
+
+# --- Jobsets -----------------------------------------------------------------------------------
+
+_Evaluations = Mapping[JobsetName, tuple[EvaluationFacts | None, EvaluationFacts | None]]
+
+
+def _evaluations(database: Database) -> _Evaluations:
+    """Of each jobset the newest evaluation, and the one whose jobs count."""
+    newest: dict[JobsetName, EvaluationFacts] = {}
+    current: dict[JobsetName, EvaluationFacts] = {}
+    names = [JobsetName(row[0]) for row in database.query("SELECT name FROM jobset")]
+    for row in database.query(
+        "SELECT s.name, e.id, e.state, e.cause, e.locked, e.started_at, e.finished_at,"
+        " substr(e.error, 1, ?) AS error"
+        " FROM jobset s JOIN evaluation e ON e.jobset = s.id ORDER BY e.id DESC",
+        (MESSAGE_LENGTH,),
+    ):
+        found = evaluation_facts(row)
+        newest.setdefault(row["name"], found)
+        known = current.get(row["name"])
+        if found.state is EvaluationState.SUCCEEDED or (
+            known is None and found.state is EvaluationState.RUNNING
+        ):
+            current[row["name"]] = found
+    return {name: (newest.get(name), current.get(name)) for name in names}
+
+
+def evaluation_facts(row: Row) -> EvaluationFacts:
+    """An evaluation's row."""
+    return EvaluationFacts(
+        id=row["id"],
+        state=EvaluationState(row["state"]),
+        cause=row["cause"],
+        locked=row["locked"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        error=row["error"],
+    )
+
+
+def _jobsets(
+    database: Database,
+    document: InForce,
+    evaluations: _Evaluations,
+    conditions: Sequence[Condition],
+    in_way: Blocked,
+) -> tuple[JobsetFacts, ...]:
+    shown = [each.id for _, each in evaluations.values() if each is not None]
+    jobs = _job_counts(database, shown, in_way)
+    found = []
+    for row in database.query("SELECT * FROM jobset"):
+        name = JobsetName(row["name"])
+        declared = document.jobsets.get(name)
+        newest, current = evaluations[name]
+        found.append(
+            JobsetFacts(
+                name=name,
+                removed_at=row["removed_at"],
+                enabled=declared is None or declared.enabled,
+                suspended=None
+                if row["suspended_at"] is None
+                else Suspension(
+                    since=row["suspended_at"], by=row["suspended_by"], why=row["suspended_why"]
+                ),
+                source="" if declared is None else declared.source,
+                caches=() if declared is None else declared.caches,
+                newest=newest,
+                current=current,
+                jobs={} if current is None else jobs[current.id],
+                conditions=_of(conditions, "jobset", name),
+            )
+        )
+    order = {name: place for place, name in enumerate(document.jobsets)}
+    return tuple(
+        sorted(
+            found,
+            key=lambda each: (each.removed_at is not None, order.get(each.name, 0), each.name),
+        )
+    )
+
+
+def _job_counts(
+    database: Database, shown: Sequence[int], in_way: Blocked
+) -> dict[int, dict[JobState, int]]:
+    """Jobs by state, of each evaluation.
+
+    The good ones are what remains of all when the others are counted: those are found by the
+    partial index over builds, all is counted within the index of names.
+    """
+    asked = json.dumps(shown)
+    among = "IN (SELECT value FROM json_each(?))"
+    counts: dict[int, dict[JobState, int]] = {each: {} for each in shown}
+    totals = dict[int, int](
+        (row[0], row[1])
+        for row in database.query(
+            f"SELECT evaluation, count(*) FROM job WHERE evaluation {among} GROUP BY evaluation",
+            (asked,),
+        )
+    )
+    for row in database.query(
+        "SELECT evaluation, count(*) FROM job INDEXED BY job_derivation"
+        f" WHERE derivation IS NULL AND evaluation {among} GROUP BY evaluation",
+        (asked,),
+    ):
+        counts[row[0]][JobState.EVALUATION_ERROR] = row[1]
+    for row in database.query(
+        "SELECT j.evaluation, b.state, count(*) FROM build b CROSS JOIN job j"
+        f" ON j.derivation = b.derivation WHERE b.state NOT IN {_GOOD}"
+        f" AND j.evaluation {among} GROUP BY j.evaluation, b.state",
+        (asked,),
+    ):
+        _add(counts[row[0]], job_state(BuildState(row[1])), row[2])
+    for row in _jobs_of(database, in_way.states, shown):
+        _add(counts[row["evaluation"]], JobState.QUEUED, -1)
+        _add(counts[row["evaluation"]], in_way.states[row["derivation"]], 1)
+    for evaluation, states in counts.items():
+        good = totals.get(evaluation, 0) - sum(states.values())
+        counts[evaluation] = {JobState.SUCCEEDED: good, **states}
+    return {key: {s: n for s, n in states.items() if n} for key, states in counts.items()}
+
+
+def _add(counts: dict[JobState, int], state: JobState, number: int) -> None:
+    counts[state] = counts.get(state, 0) + number
+
+
+def _jobs_of(
+    database: Database, derivations: Collection[int], evaluations: Collection[int]
+) -> list[Row]:
+    if not derivations:
+        return []
+    return database.query(
+        "SELECT j.evaluation, j.attr, j.derivation, d.name FROM json_each(?) w"
+        " CROSS JOIN job j ON j.derivation = w.value JOIN derivation d ON d.id = j.derivation"
+        " WHERE j.evaluation IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(derivations)), json.dumps(list(evaluations))),
+    )
+
+
+def _problems(
+    database: Database, shown: Mapping[int, JobsetName], in_way: Blocked
+) -> Iterable[Problem]:
+    """The jobs that are not there and will not be by themselves."""
+    asked = json.dumps(list(shown))
+    found = [
+        Problem(
+            jobset=shown[row["evaluation"]],
+            attr=row["attr"],
+            state=JobState.EVALUATION_ERROR,
+            derivation=None,
+            cause=None,
+            message=row["error"],
+            at=None,
+        )
+        for row in database.query(
+            "SELECT evaluation, attr, substr(error, 1, ?) AS error"
+            " FROM job INDEXED BY job_derivation"
+            " WHERE derivation IS NULL AND evaluation IN (SELECT value FROM json_each(?))",
+            (MESSAGE_LENGTH, asked),
+        )
+    ]
+    for row in database.query(
+        "SELECT j.evaluation, j.attr, d.name, b.state, b.finished_at, (SELECT a.message"
+        " FROM attempt a WHERE a.derivation = b.derivation ORDER BY a.id DESC LIMIT 1) AS message"
+        " FROM build b CROSS JOIN job j ON j.derivation = b.derivation"
+        f" JOIN derivation d ON d.id = b.derivation WHERE b.state NOT IN {_GOOD}"
+        " AND b.state NOT IN ('queued', 'building')"
+        " AND j.evaluation IN (SELECT value FROM json_each(?))",
+        (asked,),
+    ):
+        state = BuildState(row["state"])
+        found.append(
+            Problem(
+                jobset=shown[row["evaluation"]],
+                attr=row["attr"],
+                state=job_state(state),
+                derivation=row["name"],
+                cause=None,
+                message=row["message"] or str(state),
+                at=row["finished_at"],
+            )
+        )
+    for row in _jobs_of(database, in_way.states, shown):
+        key = row["derivation"]
+        found.append(
+            Problem(
+                jobset=shown[row["evaluation"]],
+                attr=row["attr"],
+                state=in_way.states[key],
+                derivation=row["name"],
+                cause=in_way.causes.get(key),
+                message=in_way.messages.get(key),
+                at=None,
+            )
+        )
+    order = list(JobState)
+    return sorted(found, key=lambda p: (p.jobset, order.index(p.state), p.attr))
+
+
+# --- Caches and builders -----------------------------------------------------------------------
+
+
+def caches(database: Database, conditions: Sequence[Condition]) -> tuple[CacheFacts, ...]:
+    """Each cache's queue."""
+    return tuple(
+        CacheFacts(
+            name=CacheName(row["name"]),
+            uri=row["uri"],
+            removed_at=row["removed_at"],
+            open=row["open"],
+            failing=row["failing"],
+            error=row["error"],
+            next_due_at=row["due"],
+            conditions=_of(conditions, "cache", row["name"]),
+        )
+        for row in database.query(
+            "SELECT c.name, c.uri, c.removed_at, count(p.path) AS open,"
+            " coalesce(sum(p.failures > 0), 0) AS failing, max(p.error) AS error,"
+            " min(CASE WHEN p.failures > 0 THEN p.not_before END) AS due"
+            # `<> 'pushed'` is the partial index's condition; a dropped path waits for nothing.
+            " FROM cache c LEFT JOIN push p INDEXED BY push_open ON p.cache = c.id"
+            " AND p.state <> 'pushed' AND p.state <> 'failed'"
+            " GROUP BY c.id ORDER BY c.removed_at IS NOT NULL, c.name"
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheContents:
+    """What a cache was sent so far."""
+
+    pushed: int
+    bytes: int
+    """As sent, compressed; what the cache had already is not counted."""
+    dropped: int
+    """Paths that were collected before they could be pushed."""
+    last_push_at: float | None
+
+
+def cache_contents(database: Database) -> dict[CacheName, CacheContents]:
+    """What each cache was sent: reads the whole queue."""
+    return {
+        CacheName(row["name"]): CacheContents(
+            pushed=row["pushed"], bytes=row["bytes"], dropped=row["dropped"], last_push_at=row["at"]
+        )
+        for row in database.query(
+            "SELECT c.name, coalesce(sum(p.state = 'pushed'), 0) AS pushed,"
+            " coalesce(sum(p.bytes), 0) AS bytes, coalesce(sum(p.state = 'failed'), 0) AS dropped,"
+            " max(p.finished_at) AS at FROM cache c LEFT JOIN push p ON p.cache = c.id"
+            " GROUP BY c.id"
+        )
+    }
+
+
+def builders(
+    database: Database, document: InForce, conditions: Sequence[Condition]
+) -> tuple[BuilderFacts, ...]:
+    """The declared builders, with what runs on them."""
+    running = {
+        row[0]: row[1]
+        for row in database.query(
+            "SELECT builder, count(*) FROM attempt WHERE finished_at IS NULL GROUP BY builder"
+        )
+    }
+    return tuple(
+        BuilderFacts(
+            name=each.name,
+            uri=each.uri,
+            systems=each.systems,
+            features=each.features,
+            mandatory_features=each.mandatory_features,
+            max_jobs=each.max_jobs,
+            speed_factor=each.speed_factor,
+            running=running.get(each.name, 0),
+            drain=each.drain,
+            conditions=_of(conditions, "builder", each.name),
+        )
+        for each in document.builders
+    )

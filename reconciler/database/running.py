@@ -1,0 +1,211 @@
+"""Reads: what is under way, and what came to an end since one looked last. Writes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from reconciler.database.file import Database
+from reconciler.model import BuildState, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningBuild:
+    """A live attempt."""
+
+    attempt: int
+    name: str
+    path: str
+    system: str
+    builder: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedAttempt:
+    """An attempt that has ended, and its build's state after it."""
+
+    attempt: int
+    derivation: int
+    name: str
+    builder: str
+    started_at: float
+    finished_at: float
+    outcome: Outcome
+    message: str
+    state: BuildState
+    not_before: float
+
+
+def running_builds(database: Database) -> list[RunningBuild]:
+    """The live attempts, oldest first."""
+    return [
+        RunningBuild(
+            attempt=row["id"],
+            name=row["name"],
+            path=row["path"],
+            system=row["system"],
+            builder=row["builder"],
+            started_at=row["started_at"],
+        )
+        for row in database.query(
+            "SELECT a.id, a.builder, a.started_at, d.name, d.path, d.system FROM attempt a"
+            " JOIN derivation d ON d.id = a.derivation WHERE a.finished_at IS NULL ORDER BY a.id"
+        )
+    ]
+
+
+def last_attempt(database: Database, *, before: float = math.inf) -> int:
+    """The number of the newest attempt that started before a time; 0: there was none."""
+    row = database.one(
+        "SELECT coalesce("
+        "(SELECT id FROM attempt WHERE started_at < ? ORDER BY id DESC LIMIT 1), 0)",
+        (before,),
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def ended_attempts(database: Database, *, after: int, among: Collection[int]) -> list[EndedAttempt]:
+    """Of the attempts after one, and some before it, those that have ended, in that order."""
+    return [
+        EndedAttempt(
+            attempt=row["id"],
+            derivation=row["derivation"],
+            name=row["name"],
+            builder=row["builder"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            outcome=Outcome(row["outcome"]),
+            message=row["message"] or "",
+            state=BuildState(row["state"]),
+            not_before=row["not_before"],
+        )
+        for row in database.query(
+            "SELECT a.*, d.name, b.state, b.not_before FROM attempt a"
+            " JOIN derivation d ON d.id = a.derivation JOIN build b ON b.derivation = d.id"
+            " WHERE (a.id > ? OR a.id IN (SELECT value FROM json_each(?)))"
+            " AND a.finished_at IS NOT NULL ORDER BY a.finished_at, a.id",
+            (after, json.dumps(sorted(among))),
+        )
+    ]
+
+
+def queued_by_name(database: Database) -> dict[tuple[str, str], int]:
+    """How many builds are queued, by name and system."""
+    return {
+        (row[0], row[1]): row[2]
+        for row in database.query(
+            "SELECT d.name, d.system, count(*) FROM build b JOIN derivation d"
+            " ON d.id = b.derivation WHERE b.state NOT IN ('succeeded', 'substituted')"
+            " AND b.state = 'queued' GROUP BY d.name, d.system"
+        )
+    }
+
+
+def has_live_builds(database: Database) -> bool:
+    """Whether anything is queued or being built."""
+    return (
+        database.one(
+            "SELECT 1 FROM build WHERE state NOT IN ('succeeded', 'substituted')"
+            " AND state IN ('queued', 'building') LIMIT 1"
+        )
+        is not None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """An evaluation, with what it yielded."""
+
+    id: int
+    jobset: str
+    cause: str
+    started_at: float
+    finished_at: float | None
+    error: str | None
+    jobs: int
+    errors: int
+    """Those of the jobs that do not evaluate."""
+
+
+def evaluation(database: Database, subject: str) -> Evaluation | None:
+    """What an event's subject (`JOBSET#NUMBER`) names; None: it was forgotten."""
+    row = database.one(
+        "SELECT e.id, s.name, e.cause, e.started_at, e.finished_at, e.error, count(j.id) AS jobs,"
+        " coalesce(sum(j.derivation IS NULL AND j.id IS NOT NULL), 0) AS errors"
+        " FROM evaluation e JOIN jobset s ON s.id = e.jobset"
+        " LEFT JOIN job j ON j.evaluation = e.id WHERE e.id = ? GROUP BY e.id",
+        (subject.rpartition("#")[2],),
+    )
+    if row is None:
+        return None
+    return Evaluation(
+        id=row["id"],
+        jobset=row["name"],
+        cause=row["cause"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        error=row["error"],
+        jobs=row["jobs"],
+        errors=row["errors"],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A line of the log of transitions."""
+
+    id: int
+    at: float
+    kind: str
+    subject: str
+    before: str | None
+    after: str | None
+    cause: str
+
+
+def last_event(database: Database, *, before: float = math.inf) -> int:
+    """The number of the newest event before a time; 0: there was none."""
+    # Backwards from the end, where the answer is: neither table has an index on its time.
+    row = database.one(
+        "SELECT coalesce((SELECT id FROM event WHERE at < ? ORDER BY id DESC LIMIT 1), 0)",
+        (before,),
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def events(
+    database: Database,
+    *,
+    after: int = 0,
+    since: float = 0.0,
+    kinds: Collection[str] = (),
+    subject: str | None = None,
+    newest: int | None = None,
+) -> list[Event]:
+    """Events in order; `newest`: only so many of the last ones."""
+    where, parameters = "id > ? AND at >= ?", list[str | float | int]([after, since])
+    if kinds:
+        where += " AND kind IN (SELECT value FROM json_each(?))"
+        parameters.append(json.dumps(sorted(kinds)))
+    if subject is not None:
+        where += " AND subject GLOB ?"
+        parameters.append(subject)
+    parameters.append(-1 if newest is None else newest)
+    rows = database.query(f"SELECT * FROM event WHERE {where} ORDER BY id DESC LIMIT ?", parameters)
+    return [
+        Event(
+            id=row["id"],
+            at=row["at"],
+            kind=row["kind"],
+            subject=row["subject"],
+            before=row["before"],
+            after=row["after"],
+            cause=row["cause"],
+        )
+        for row in reversed(rows)
+    ]

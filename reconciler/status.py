@@ -1,0 +1,445 @@
+"""How far the farm is: declared against observed, each object with a verdict and in words.
+
+Pure: facts in, a report out. Neither reads the database nor prints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
+
+
+class Verdict(StrEnum):
+    """What a report comes to."""
+
+    IN_SYNC = "in-sync"
+    FAILED = "failed"
+    IN_PROGRESS = "in-progress"
+    UNKNOWN = "unknown"
+
+
+EXIT_STATUS: Mapping[Verdict, int] = {
+    Verdict.IN_SYNC: 0,
+    Verdict.FAILED: 1,
+    Verdict.IN_PROGRESS: 3,
+    Verdict.UNKNOWN: 4,
+}
+
+
+class JobState(StrEnum):
+    """How a job is: its build's state, and what the graph adds to it."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DEPENDENCY_FAILED = "dependency-failed"
+    EVALUATION_ERROR = "evaluation-error"
+    UNSUPPORTED = "unsupported"
+    CANCELLED = "cancelled"
+    BUILDING = "building"
+    QUEUED = "queued"
+
+    @property
+    def live(self) -> bool:
+        """Whether something is still to happen to it by itself."""
+        return self in (JobState.BUILDING, JobState.QUEUED)
+
+    @property
+    def bad(self) -> bool:
+        """Whether nothing more happens although its outputs do not exist."""
+        return not self.live and self is not JobState.SUCCEEDED
+
+
+def job_state(build: BuildState) -> JobState:
+    """What a build's own state makes of its job; the graph may say more of a queued one."""
+    if build.good:
+        return JobState.SUCCEEDED
+    if build is BuildState.CANCELLED:
+        return JobState.CANCELLED
+    if build.bad:
+        return JobState.FAILED
+    return JobState.BUILDING if build is BuildState.BUILDING else JobState.QUEUED
+
+
+# --- Facts -------------------------------------------------------------------------------------
+
+
+class DocumentDrift(StrEnum):
+    """How the document's file relates to the document in force."""
+
+    SAME = "same"
+    CHANGED = "changed"
+    INVALID = "invalid"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentFacts:
+    """The document in force, and what its file says now."""
+
+    file: str
+    generation: int
+    digest: str
+    applied_at: float
+    drift: DocumentDrift = DocumentDrift.SAME
+    message: str | None = None
+    """What is wrong with the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Something that is wrong with an object, as the daemon recorded it."""
+
+    kind: str
+    name: str
+    reason: str
+    message: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationFacts:
+    """An evaluation."""
+
+    id: int
+    state: EvaluationState
+    cause: str
+    locked: str
+    started_at: float
+    finished_at: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspension:
+    """Who suspended a jobset."""
+
+    since: float
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsetFacts:
+    """A jobset: what is declared of it and what is stored."""
+
+    name: JobsetName
+    removed_at: float | None
+    """When it was last declared; None: it is declared."""
+    enabled: bool
+    suspended: Suspension | None
+    source: str
+    caches: tuple[CacheName, ...]
+    newest: EvaluationFacts | None
+    current: EvaluationFacts | None
+    """The evaluation whose jobs count: the good one in force, else the one that runs."""
+    jobs: Mapping[JobState, int]
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFacts:
+    """A cache's queue."""
+
+    name: CacheName
+    uri: str
+    removed_at: float | None
+    open: int
+    failing: int
+    """Open ones that failed before."""
+    error: str | None
+    next_due_at: float | None
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuilderFacts:
+    """A declared builder."""
+
+    name: BuilderName
+    uri: str | None
+    systems: tuple[str, ...] | None
+    features: tuple[str, ...]
+    mandatory_features: tuple[str, ...]
+    max_jobs: int
+    speed_factor: float
+    running: int
+    drain: bool
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A job that is not there and will not be by itself."""
+
+    jobset: JobsetName
+    attr: str
+    state: JobState
+    derivation: str | None
+    cause: str | None
+    """The derivation for which it is not built, of a dependency-failed one."""
+    message: str | None
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck:
+    """A queued build that nothing will come of by itself: no builder fits, or every attempt so
+    far failed for the infrastructure.
+    """
+
+    derivation: str
+    state: JobState
+    message: str
+    next_attempt_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything a report is made from."""
+
+    document: DocumentFacts
+    daemon: int | None
+    """The daemon's process; None: none runs."""
+    jobsets: tuple[JobsetFacts, ...] = ()
+    caches: tuple[CacheFacts, ...] = ()
+    builders: tuple[BuilderFacts, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    """Of the document: the others are at their objects."""
+    builds: Mapping[BuildState, int] = field(default_factory=dict)
+    """Of those whose outputs do not exist; queued are those that can still be reached."""
+    stuck: tuple[Stuck, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+# --- Report ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsetStatus:
+    """A jobset's verdict, and why in a few words."""
+
+    verdict: Verdict
+    summary: str
+    facts: JobsetFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStatus:
+    """A cache's verdict, and why in a few words."""
+
+    verdict: Verdict
+    summary: str
+    facts: CacheFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuilderStatus:
+    """A builder's verdict, and why in a few words."""
+
+    verdict: Verdict
+    summary: str
+    facts: BuilderFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole."""
+
+    verdict: Verdict
+    summary: str
+    document: DocumentFacts
+    daemon: int | None
+    jobsets: tuple[JobsetStatus, ...]
+    caches: tuple[CacheStatus, ...]
+    builders: tuple[BuilderStatus, ...]
+    conditions: tuple[Condition, ...]
+    builds: Mapping[BuildState, int]
+    stuck: tuple[Stuck, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """What a command that shows it ends with."""
+        return EXIT_STATUS[self.verdict]
+
+
+def report(facts: Facts) -> Report:
+    """Judge everything."""
+    jobsets = tuple(judge_jobset(each) for each in facts.jobsets)
+    caches = tuple(judge_cache(each) for each in facts.caches)
+    builders = tuple(judge_builder(each) for each in facts.builders)
+    counted = [
+        *(each.verdict for each in jobsets if not held(each.facts)),
+        *(each.verdict for each in caches if each.facts.removed_at is None),
+        *(each.verdict for each in builders),
+        _document_verdict(facts),
+    ]
+    if facts.stuck:
+        counted.append(Verdict.FAILED)
+    verdict = worst(counted)
+    return Report(
+        verdict=verdict,
+        summary=_summary(verdict, facts, jobsets),
+        document=facts.document,
+        daemon=facts.daemon,
+        jobsets=jobsets,
+        caches=caches,
+        builders=builders,
+        conditions=facts.conditions,
+        builds=facts.builds,
+        stuck=facts.stuck,
+        problems=facts.problems,
+    )
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """What several come to: a failure counts before progress, so that it is seen at once."""
+    found = set(verdicts)
+    for verdict in (Verdict.UNKNOWN, Verdict.FAILED, Verdict.IN_PROGRESS):
+        if verdict in found:
+            return verdict
+    return Verdict.IN_SYNC
+
+
+def held(facts: JobsetFacts) -> bool:
+    """Whether a jobset is left out of the verdict: nothing is to happen to it."""
+    return facts.removed_at is not None or not facts.enabled or facts.suspended is not None
+
+
+def _document_verdict(facts: Facts) -> Verdict:
+    drift = facts.document.drift
+    if facts.conditions or drift is DocumentDrift.INVALID:
+        return Verdict.FAILED
+    return Verdict.IN_PROGRESS if drift is DocumentDrift.CHANGED else Verdict.IN_SYNC
+
+
+def judge_jobset(facts: JobsetFacts) -> JobsetStatus:
+    """One jobset."""
+    if facts.removed_at is not None:
+        verdict, summary = Verdict.IN_SYNC, "pruned"
+    elif facts.suspended is not None:
+        verdict, summary = Verdict.IN_SYNC, f"suspended by {facts.suspended.by}"
+    elif not facts.enabled:
+        verdict, summary = Verdict.IN_SYNC, "disabled"
+    else:
+        verdict, summary = _judge_active(facts)
+    return JobsetStatus(verdict=verdict, summary=summary, facts=facts)
+
+
+def _judge_active(facts: JobsetFacts) -> tuple[Verdict, str]:
+    bad = sum(count for state, count in facts.jobs.items() if state.bad)
+    progress = _progress(facts)
+    reasons = [each.reason.replace("-", " ") for each in facts.conditions]
+    if bad:
+        reasons.append(f"{bad} failed")
+    if reasons:
+        return Verdict.FAILED, ", ".join(reasons + progress)
+    if progress:
+        return Verdict.IN_PROGRESS, ", ".join(progress)
+    return Verdict.IN_SYNC, "in sync"
+
+
+def _progress(facts: JobsetFacts) -> list[str]:
+    """What is under way, or still to be."""
+    found = []
+    if facts.newest is None:
+        found.append("not evaluated yet")
+    elif facts.newest.state in (EvaluationState.PENDING, EvaluationState.RUNNING):
+        found.append("evaluating")
+    elif facts.current is None and not facts.conditions:
+        found.append("to be evaluated again")
+    if facts.jobs.get(JobState.BUILDING):
+        found.append("building")
+    elif facts.jobs.get(JobState.QUEUED):
+        found.append("waiting for builds")
+    return found
+
+
+def judge_cache(facts: CacheFacts) -> CacheStatus:
+    """One cache."""
+    if facts.removed_at is not None:
+        return CacheStatus(verdict=Verdict.IN_SYNC, summary="pruned", facts=facts)
+    found = [each.reason.replace("-", " ") for each in facts.conditions]
+    if facts.failing:
+        found.append(f"{facts.failing} failing")
+    waiting = facts.open - facts.failing
+    if waiting:
+        found.append(f"{waiting} pending")
+    if facts.conditions or facts.failing:
+        verdict = Verdict.FAILED
+    else:
+        verdict = Verdict.IN_PROGRESS if waiting else Verdict.IN_SYNC
+    return CacheStatus(verdict=verdict, summary=", ".join(found) or "in sync", facts=facts)
+
+
+def judge_builder(facts: BuilderFacts) -> BuilderStatus:
+    """One builder."""
+    found = [each.reason.replace("-", " ") for each in facts.conditions]
+    if facts.drain:
+        found.append("drained" if not facts.running else "draining")
+    verdict = Verdict.FAILED if facts.conditions else Verdict.IN_SYNC
+    default = "building" if facts.running else "idle"
+    return BuilderStatus(verdict=verdict, summary=", ".join(found) or default, facts=facts)
+
+
+def _summary(verdict: Verdict, facts: Facts, jobsets: Iterable[JobsetStatus]) -> str:
+    """One line."""
+    totals: dict[JobState, int] = {}
+    names = 0
+    for each in jobsets:
+        if each.facts.removed_at is None:
+            names += 1
+            for state, count in each.facts.jobs.items():
+                totals[state] = totals.get(state, 0) + count
+    parts = [verdict.replace("-", " ") + ":", counted(names, "jobset") + ",", count_jobs(totals)]
+    open_pushes = sum(each.open for each in facts.caches if each.removed_at is None)
+    if open_pushes:
+        parts.append(f"· {counted(open_pushes, 'path')} to push")
+    if facts.daemon is None and verdict is Verdict.IN_PROGRESS:
+        parts.append("· the daemon is not running")
+    return " ".join(parts)
+
+
+def count_jobs(jobs: Mapping[JobState, int]) -> str:
+    """Counts in words, the good ones out of all first."""
+    total = sum(jobs.values())
+    if not total:
+        return "no jobs"
+    others = [
+        f"{jobs[state]} {state}"
+        for state in JobState
+        if state is not JobState.SUCCEEDED and jobs.get(state)
+    ]
+    done = jobs.get(JobState.SUCCEEDED, 0)
+    first = (
+        f"{counted(total, 'job')} succeeded" if done == total else f"{done} of {total} succeeded"
+    )
+    return ", ".join([first, *others])
+
+
+_REASON = re.compile(r"^\s*Reason: (.+?)\.?\s*$", re.MULTILINE)
+_BUILDER = re.compile(r"^(?:error: )?builder for '[^']*' (failed [^;]*)")
+
+
+def gist(message: str) -> str:
+    """The line of an error that says what happened.
+
+    Nix puts it after the derivation's path ("Reason: …", or "builder for '…' failed …"), and
+    repeats paths and the end of the log around it.
+    """
+    found = _REASON.search(message)
+    if found is not None:
+        return found[1]
+    found = _BUILDER.match(message)
+    if found is not None:
+        return f"builder {found[1].strip()}"
+    return next((line.strip() for line in message.splitlines() if line.strip()), "")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
