@@ -92,7 +92,7 @@ def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
             attempt=attempt,
             derivation=action.derivation,
             path=farm.work.builds[action.derivation].path,
-            limits=farm.work.limits(action.derivation, farm.desired.jobsets),
+            limits=lambda: farm.work.limits(action.derivation, farm.desired.jobsets),
         ),
         action.builder,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,11 @@ class Order:
     attempt: int
     derivation: int
     path: DrvPath
-    limits: Limits
+    limits: Callable[[], Limits]
+    """As they are when it is asked: who comes to want it later may allow more."""
+
+
+_FOUND = (BuildStatus.ALREADY_VALID, BuildStatus.RESOLVES_TO_ALREADY_VALID)
 
 
 class _Limit(Exception):  # noqa: N818 - a control flow within this module, never seen outside
@@ -52,19 +56,25 @@ class _Limit(Exception):  # noqa: N818 - a control flow within this module, neve
 class _Watch:
     """Feeds the log, and knows how long the build has been silent."""
 
-    def __init__(self, writer: LogWriter, limits: Limits) -> None:
+    def __init__(self, writer: LogWriter, limits: Callable[[], Limits]) -> None:
         self.writer = writer
         self.heard_at = time.monotonic()
         self.too_long = asyncio.Event()
-        self._max_log = limits.max_log
+        self._limits = limits
+        self._max_log = limits().max_log
 
     def hear(self, record: LogRecord) -> None:
         """Take one record of the protocol's log stream."""
         if isinstance(record, BuildLog):
             self.heard_at = time.monotonic()
             self.writer.write(record.data + b"\n" if record.line_ends else record.data)
-            if self._max_log is not None and self.writer.bytes > self._max_log:
-                self.too_long.set()
+            if self._too_long():
+                self._max_log = self._limits().max_log
+                if self._too_long():
+                    self.too_long.set()
+
+    def _too_long(self) -> bool:
+        return self._max_log is not None and self.writer.bytes > self._max_log
 
 
 async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult:
@@ -73,19 +83,19 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
     outcome, message = Outcome.INFRASTRUCTURE, ""
     outputs: Mapping[str, OutputFact] = {}
     support = build_products.Support(failed=False, products=(), metrics=())
-    substituted = False
+    status: BuildStatus | None = None
     log_bytes = 0
     try:
         writer = LogWriter(logs, order.attempt)
         try:
             result = await _build(order, connection, writer)
-            outcome = failures.outcome(result.status, result.message)
+            status = result.status
+            outcome = failures.outcome(status, result.message)
             message = failures.reason(result.message)
             if outcome is Outcome.SUCCEEDED:
-                substituted = result.status is BuildStatus.SUBSTITUTED
                 outputs = await _output_facts(connection, result)
                 support = build_products.read([fact.path for fact in outputs.values()])
-                outcome, message = _judge(order.limits, outputs, support)
+                outcome, message = _judge(order.limits(), outputs, support)
         finally:
             log_bytes = writer.bytes
             writer.close()
@@ -104,20 +114,21 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
         products=support.products,
         metrics=support.metrics,
         log_bytes=log_bytes,
-        substituted=substituted,
+        substituted=outcome is Outcome.SUCCEEDED and status is BuildStatus.SUBSTITUTED,
+        found=outcome is Outcome.SUCCEEDED and status in _FOUND,
     )
 
 
 async def _build(order: Order, connection: Connection, writer: LogWriter) -> BuildResult:
     """Build, and stop when a limit is reached: Nix enforces none of them on a remote builder."""
-    limits = order.limits
-    watch = _Watch(writer, limits)
+    watch = _Watch(writer, order.limits)
     began = time.monotonic()
     build = asyncio.ensure_future(connection.build(order.path, on_log=watch.hear))
     too_long = asyncio.ensure_future(watch.too_long.wait())
     try:
         while True:
             now = time.monotonic()
+            limits = order.limits()
             _check_time(limits, running=now - began, silent=now - watch.heard_at)
             done, _ = await asyncio.wait(
                 (build, too_long),

@@ -33,14 +33,20 @@ def read(outputs: Iterable[StorePath]) -> Support:
     products: list[BuildProduct] = []
     metrics: list[Metric] = []
     for output in outputs:
+        failed = failed or says_failed(output)
         folder = Path(output) / "nix-support"
         # A link could lead out of the store.
         if folder.is_symlink() or not folder.is_dir():
             continue
-        failed = failed or (folder / "failed").is_file()
         products += _products(_lines(folder / "hydra-build-products"))
         metrics += _metrics(_lines(folder / "hydra-metrics"))
     return Support(failed=failed, products=tuple(products), metrics=tuple(metrics))
+
+
+def says_failed(output: StorePath) -> bool:
+    """Whether an output that lies in a store on this machine says that its build failed."""
+    marker = Path(output) / "nix-support" / "failed"
+    return not marker.parent.is_symlink() and marker.is_file()
 
 
 def _lines(path: Path) -> list[str]:

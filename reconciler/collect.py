@@ -52,7 +52,9 @@ def _polled(farm: Farm, outcome: out.Polled, *, now: float) -> None:
 def _discovered(farm: Farm, outcome: out.Discovered, *, now: float) -> None:
     farm.join(outcome.batch.live, now=now)
     farm.want()
-    wanted = set(outcome.batch.available)
+    # All jobs that exist; of those that did not when the batch was stored, one may have been
+    # built since.
+    wanted = {each for each in outcome.batch.jobs.values() if each not in farm.work.graph}
     farm.hold_outputs(outcome.evaluation, wanted)
     for cache in farm.caches_of([outcome.jobset]):
         farm.unqueued.setdefault(cache.name, set()).update(wanted)
@@ -84,17 +86,20 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         cause=Cause.NO_LONGER_WANTED if withdrawn else None,
     )
     farm.work.scheduler.finished(derivation, now=now)
-    if result.outcome is Outcome.SUCCEEDED and not result.substituted:
+    if result.outcome is Outcome.SUCCEEDED and not (result.substituted or result.found):
         seconds = result.finished_at - result.started_at
         name = package_name(build.name)
         built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
         farm.work.learn(build.name, build.system, seconds)
-    if state is BuildState.QUEUED:
+    if result.outcome is Outcome.INFRASTRUCTURE:
         farm.work.failed_again(derivation)
         farm.work.graph.requeue(derivation, not_before=not_before, avoid=outcome.builder)
+    elif state is BuildState.QUEUED:
+        farm.work.graph.requeue(derivation)
     else:
+        farm.work.forgive([derivation])
         farm.settle(derivation, state)
-        if state.good:
+        if result.outputs:
             for evaluation in {job.evaluation for job in farm.work.jobs(derivation)}:
                 farm.hold_outputs(evaluation, {derivation})
 

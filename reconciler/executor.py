@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import attempt, build_log, pushing, source
+from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError
 from reconciler.ingest import Ingest
 from reconciler.model import (
@@ -171,7 +172,7 @@ class Executor:
         self._evaluations[jobset.name] = task
 
     def stop_evaluation(self, jobset: JobsetName) -> None:
-        """Stop a jobset's evaluation; it ends as failed."""
+        """Stop a jobset's evaluation; it ends as interrupted."""
         task = self._evaluations.get(jobset)
         if task is not None:
             task.cancel()
@@ -179,7 +180,7 @@ class Executor:
     async def _evaluate(
         self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
     ) -> None:
-        error: str | None = "stopped: the jobset is no longer declared"
+        error: str | None = INTERRUPTED
         try:
             async with self._evaluators:
                 self._report(EvaluationStarted(evaluation=number))
@@ -205,10 +206,12 @@ class Executor:
                             # The evaluator protects it only until the next row is asked for.
                             await self._store.protect([StorePath(row.drv_path)])
                         await arrived.put(row)
-            finally:
-                # A full queue has a reader that will look at the task's end.
-                with contextlib.suppress(asyncio.QueueFull):
-                    arrived.put_nowait(None)
+            except asyncio.CancelledError:
+                raise  # nobody takes rows any more
+            except BaseException:
+                await arrived.put(None)
+                raise
+            await arrived.put(None)
 
         reader = asyncio.ensure_future(read())
         jobs_seen, whole_failures = 0, []

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from reconciler import build_products
 from reconciler.database import Database, built, evaluated
 from reconciler.database import ingest as rows
 from reconciler.database.ingest import KnownBuild
@@ -46,6 +47,8 @@ class _Walk:
     facts: dict[DrvPath, Derivation] = field(default_factory=dict)
     wanted: dict[DrvPath, set[str]] = field(default_factory=dict)
     available: dict[DrvPath, bool] = field(default_factory=dict)
+    realised: dict[DrvPath, Mapping[str, StorePath]] = field(default_factory=dict)
+    """Outputs whose paths the store alone knows, since they follow from the contents."""
     present: set[DrvPath] = field(default_factory=set)
     """Met, but in the live graph already."""
 
@@ -60,8 +63,6 @@ class Ingested:
     """Derivations that are to join the live graph."""
     lost: tuple[int, ...]
     """Those of them that existed once: others may depend on them already."""
-    available: tuple[int, ...]
-    """Jobs' derivations whose outputs exist."""
 
 
 class Ingest:
@@ -144,11 +145,19 @@ class Ingest:
             outputs = walk.facts[path].outputs
             if None in outputs.values() and walk.facts[path].unsupported is None:
                 outputs = await self._store.known_outputs(path)
+                walk.realised[path] = {
+                    name: output for name, output in outputs.items() if output is not None
+                }
             asked[path] = [outputs.get(name) for name in walk.wanted[path]]
         paths = {path for each in asked.values() for path in each if path is not None}
         there = await self._store.available(paths) if paths else frozenset[StorePath]()
         for drv, each in asked.items():
-            walk.available[drv] = all(path is not None and path in there for path in each)
+            # What says itself that it failed is built once more, which costs nothing since Nix has
+            # it, and is then judged as every build is.
+            walk.available[drv] = all(
+                path is not None and path in there and not build_products.says_failed(path)
+                for path in each
+            )
 
     # --- Writing ---------------------------------------------------------------------------
 
@@ -171,6 +180,11 @@ class Ingest:
                 self._next_id += 1
                 state = BuildState.SUBSTITUTED if walk.available[path] else BuildState.QUEUED
                 new.append((ids[path], walk.facts[path], state))
+        for path, each in known.items():
+            if each.state is BuildState.OUTPUT_LIMIT and walk.available.get(path, False):
+                # Its outputs exist, and are too large all the same. Its inputs were good then.
+                walk.available[path] = False
+                walk.facts[path] = replace(walk.facts[path], inputs={})
         lost = [
             path
             for path, each in known.items()
@@ -187,6 +201,9 @@ class Ingest:
                     for needed, names in fact.inputs.items()
                 ),
             )
+            rows.set_output_paths(
+                self._database, ((ids[path], each) for path, each in walk.realised.items())
+            )
             self._reopen(known, walk, lost, now=now)
             if evaluation is not None:
                 evaluated.add_jobs(
@@ -197,11 +214,12 @@ class Ingest:
                 )
         return Ingested(
             jobs={job.drv_path: ids[job.drv_path] for job in jobs},
-            live=tuple(ids[path] for path in walk.facts if not walk.available[path]),
-            lost=tuple(ids[path] for path in lost),
-            available=tuple(
-                ids[job.drv_path] for job in jobs if walk.available.get(job.drv_path, False)
+            live=(
+                *(ids[path] for path in walk.facts if not walk.available[path]),
+                # What was in the graph may have left it since.
+                *(ids[path] for path in walk.present),
             ),
+            lost=tuple(ids[path] for path in lost),
         )
 
     def _reopen(

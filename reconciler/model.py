@@ -344,6 +344,8 @@ class AttemptResult:
     """Bytes of log before compression and truncation."""
     substituted: bool = False
     """The outputs came from a substituter; nothing was built."""
+    found: bool = False
+    """The outputs were there already, left by an attempt that was cut off, say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

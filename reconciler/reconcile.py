@@ -13,11 +13,10 @@ from hashlib import sha256
 from reconciler import requests
 from reconciler.act import act
 from reconciler.collect import collect
-from reconciler.database import built, declared, observe
+from reconciler.database import declared, observe
 from reconciler.farm import Farm
-from reconciler.model import BuildState, CacheName, Jobset, StorePath
+from reconciler.model import CacheName, Jobset
 from reconciler.plan import Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
-from reconciler.transitions import Cause
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
@@ -34,24 +33,7 @@ class Tick:
 async def start(farm: Farm, *, now: float) -> None:
     """Derive what is kept in memory from the database and the store."""
     farm.work.join(observe.live_builds(farm.database))
-    await _find_finished(farm, now=now)
     farm.adopt(farm.desired, now=now)
-
-
-async def _find_finished(farm: Farm, *, now: float) -> None:
-    """Settle builds that finished although we were killed before we could record it."""
-    outputs = observe.undecided_outputs(farm.database)
-    known = {path for each in outputs.values() for path in each if path is not None}
-    valid = await farm.store.valid(known) if known else frozenset[StorePath]()
-    done = [key for key, each in outputs.items() if each and valid.issuperset(each)]
-    built.set_build_states(
-        farm.database,
-        [(each, BuildState.QUEUED, BuildState.SUCCEEDED) for each in done],
-        cause=Cause.FOUND_VALID,
-        now=now,
-    )
-    for each in done:
-        farm.settle(each, BuildState.SUCCEEDED)
 
 
 def tick(farm: Farm, *, now: float) -> Tick:

@@ -87,6 +87,8 @@ def _retry(farm: Farm, request: Request, *, now: float) -> str:
         cause=Cause.RETRY_REQUESTED,
         now=now,
     )
+    built.forgive(farm.database, (*ended, *delayed))
+    farm.work.forgive((*ended, *delayed))
     for each in (*ended, *delayed):
         graph.reopen(each)
     if ended or delayed:

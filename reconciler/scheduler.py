@@ -116,6 +116,9 @@ class Fleet:
             known = ", ".join(sorted(slots.systems)) or "no system"
             found.append(Refusal(Obstacle.SYSTEM, f"builds for {known}, not for {platform.system}"))
         offered = {*builder.supported_features, *builder.mandatory_features}
+        if builder.uri is None:
+            # The Nix that made such a derivation has the feature switched on.
+            offered.add("ca-derivations")
         found += [
             Refusal(Obstacle.FEATURE, f"lacks the system feature {feature}")
             for feature in sorted(platform.features - offered)

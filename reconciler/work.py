@@ -134,6 +134,11 @@ class Work:
         build = self.builds[derivation]
         self.builds[derivation] = replace(build, failures=build.failures + 1)
 
+    def forgive(self, derivations: Collection[int]) -> None:
+        """Count infrastructure failures from nothing again."""
+        for each in derivations:
+            self.builds[each] = replace(self.builds[each], failures=0)
+
     # --- Durations -------------------------------------------------------------------------
 
     def expected_seconds(self, name: str, system: str) -> float:

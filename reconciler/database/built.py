@@ -80,7 +80,11 @@ def end_attempt(
     """
     state = BuildState.SUBSTITUTED if result.substituted else build_state(result.outcome)
     if cause is None:
-        cause = Cause.SUBSTITUTED if result.substituted else cause_of(result.outcome)
+        cause = cause_of(result.outcome)
+        if result.substituted:
+            cause = Cause.SUBSTITUTED
+        elif result.found:
+            cause = Cause.FOUND_VALID
     with database.transaction():
         database.execute(
             "UPDATE attempt SET finished_at = ?, outcome = ?, message = ?, log_bytes = ?"
@@ -102,6 +106,15 @@ def end_attempt(
             database.execute("UPDATE build SET failures = 0 WHERE derivation = ?", (derivation,))
         _add_facts(database, attempt, derivation, result)
     return state
+
+
+def forgive(database: Database, derivations: Iterable[int]) -> None:
+    """Count infrastructure failures from nothing again, and wait for nothing."""
+    with database.transaction():
+        database.execute_many(
+            "UPDATE build SET failures = 0, not_before = 0 WHERE derivation = ?",
+            ((each,) for each in derivations),
+        )
 
 
 def _add_facts(database: Database, attempt: int, derivation: int, result: AttemptResult) -> None:

@@ -7,11 +7,11 @@ and ids are known before the rows are written.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.database.file import Database
-from reconciler.model import BuildState, Derivation, DrvPath
+from reconciler.model import BuildState, Derivation, DrvPath, StorePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,16 @@ def add_derivations(
             (identity, state, now, None if state is BuildState.QUEUED else now)
             for identity, _, state in rows
         ),
+    )
+
+
+def set_output_paths(
+    database: Database, outputs: Iterable[tuple[int, Mapping[str, StorePath]]]
+) -> None:
+    """Note where outputs are whose paths their derivations do not tell."""
+    database.execute_many(
+        "UPDATE output SET path = ?3 WHERE derivation = ?1 AND name = ?2 AND path IS NOT ?3",
+        ((identity, name, path) for identity, each in outputs for name, path in each.items()),
     )
 
 

@@ -238,17 +238,6 @@ def open_requests(database: Database) -> list[Request]:
     ]
 
 
-def undecided_outputs(database: Database) -> dict[int, list[StorePath | None]]:
-    """All outputs of the builds that are queued; None for a path that is not known yet."""
-    found: dict[int, list[StorePath | None]] = {}
-    for row in database.query(
-        "SELECT o.derivation, o.path FROM build b JOIN output o ON o.derivation = b.derivation"
-        " WHERE b.state = 'queued'"
-    ):
-        found.setdefault(row[0], []).append(row[1])
-    return found
-
-
 def push_failures(
     database: Database, cache: CacheName, paths: Iterable[StorePath]
 ) -> dict[StorePath, int]:

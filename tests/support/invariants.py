@@ -13,7 +13,7 @@ from reconciler.database import Database, observe
 from reconciler.farm import Farm
 from reconciler.graph import Graph
 from reconciler.model import BuildState, EvaluationState, PushState
-from reconciler.transitions import Cause, causes
+from reconciler.transitions import Cause, State, causes
 from reconciler.work import LiveBuild
 
 
@@ -83,7 +83,11 @@ def _inputs_first(database: Database) -> None:
     assert _names(early) == []
 
 
-_STATES = {"build": BuildState, "evaluation": EvaluationState, "push": PushState}
+_STATES: dict[str, type[State]] = {
+    "build": BuildState,
+    "evaluation": EvaluationState,
+    "push": PushState,
+}
 
 
 def _events_are_legal(database: Database) -> None:
@@ -187,7 +191,5 @@ def _below(stored: dict[int, LiveBuild], roots: set[int]) -> set[int]:
 
 
 def _check_ready(graph: Graph) -> None:
-    ready = {
-        node.id for node in graph.nodes if node.state is BuildState.QUEUED and not node.unmet
-    }
+    ready = {node.id for node in graph.nodes if node.state is BuildState.QUEUED and not node.unmet}
     assert set(graph.ready) == ready

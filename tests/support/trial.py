@@ -45,8 +45,6 @@ in
 """
 """What expressions of tests begin with: `job NAME SCRIPT`."""
 
-GRAPHS_DIFFER = "the graph in memory is not the one in the database"
-
 
 @dataclass
 class Trial:
@@ -124,7 +122,7 @@ class Trial:
             )
         finally:
             reconcile.tick = original
-        assert seen
+        assert seen, "not one tick was looked at"
         return self.settled
 
     @contextmanager
@@ -142,7 +140,7 @@ class Trial:
         daemon_ = Daemon(self, process)
         try:
             if wait:
-                daemon_.eventually(lambda: (self.state_dir / daemon.WAKE_SOCKET).exists())
+                daemon_.eventually((self.state_dir / daemon.WAKE_SOCKET).exists)
             yield daemon_
             daemon_.stop()
         finally:
