@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -273,6 +274,76 @@ async def test_a_stream_that_breaks_leaves_nothing(store: PrivateStore) -> None:
     assert report.waiting == {top: middle}
     assert not narinfo_file(folder, middle).exists()
     assert not narinfo_file(folder, top).exists()
+
+
+async def test_a_narinfo_that_cannot_be_written_holds_its_referrers_back(
+    store: PrivateStore,
+) -> None:
+    base, middle, top = build_chain(store)
+    folder = store.root / "binary-cache"
+    local = LocalNars(store.store_dir)
+
+    async def obstructing(path: StorePath) -> AsyncGenerator[bytes, None]:
+        if path == middle:  # after the cache was asked what it has
+            (narinfo_file(folder, middle) / "in the way").mkdir(parents=True)
+        for chunk in local.read(path):
+            yield chunk
+
+    infos = await infos_of(store, [base, middle, top])
+    async with open_cache(declare(folder), store_dir=str(store.store_dir)) as cache:
+        report = await cache.push(infos, StreamedNars(obstructing))
+    assert report.sent.keys() == {base}
+    assert report.failed.keys() == {middle}
+    assert report.waiting == {top: middle}
+    assert not narinfo_file(folder, top).exists()
+
+
+async def test_a_nar_that_cannot_be_staged_fails_its_path_only(store: PrivateStore) -> None:
+    infos = await infos_of(store, add_files(store, 2))
+    folder = store.root / "binary-cache"
+    async with open_cache(declare(folder), store_dir=str(store.store_dir)) as cache:
+        (staging_folder,) = staging(folder)
+        (staging_folder / f"{Path(infos[0].path).name}.nar").mkdir()
+        report = await cache.push(infos, LocalNars(store.store_dir))
+    assert report.sent.keys() == {infos[1].path}
+    assert "cannot be packed" in report.failed[infos[0].path]
+
+
+async def test_a_large_stream_is_packed_piece_by_piece(store: PrivateStore) -> None:
+    (store.root / "large").write_bytes(os.urandom(5_000_000))
+    large = StorePath(store.run("nix-store", "--add", str(store.root / "large")).stdout.strip())
+    infos = await infos_of(store, [large])
+    declared = declare(store.root / "binary-cache")
+    async with (
+        await connect(store) as connection,
+        open_cache(declared, store_dir=str(store.store_dir)) as cache,
+    ):
+        report = await cache.push(infos, StreamedNars(connection.nar_from_path))
+        assert report.sent.keys() == {large}
+        assert await cache.verify(large) == ()
+
+
+async def test_a_push_that_is_cancelled_leaves_nothing(store: PrivateStore) -> None:
+    infos = await infos_of(store, add_files(store, 2))
+    folder = store.root / "binary-cache"
+    begun = asyncio.Event()
+
+    async def stalling(path: StorePath) -> AsyncGenerator[bytes, None]:
+        yield path.encode()[:8]
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with open_cache(declare(folder), store_dir=str(store.store_dir)) as cache:
+            await cache.push(infos, StreamedNars(stalling))
+
+    task = asyncio.create_task(work())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert contents(folder).keys() == {"nix-cache-info"}
+    assert not staging(folder)
 
 
 # --- kill -9 ------------------------------------------------------------------------------------
