@@ -7,6 +7,10 @@ in the middle of an operation (a cancelled task, an exception in a log handler):
 where the next answer would begin, so the connection is closed, `alive` is false, and its daemon
 stops what it did for us. That is how a build is cancelled. Nothing is retried here.
 
+A command is ended for certain. A daemon behind a socket hears of the hang-up from the kernel; if
+that meets it in the instant before it waits for a builder's output, Nix (2.34 at least) takes
+notice only with the next output, or with the build's `max_silent` or `timeout`: set one of them.
+
 Temporary roots belong to the connection that asked for them and end with it.
 
 Source: the worker-protocol chapter of the Nix manual, and Nix's own client and daemon.

@@ -65,7 +65,7 @@ def parse(path: DrvPath, text: str | bytes) -> Derivation:
         if isinstance(text, bytes):
             text = text.decode(errors="surrogateescape")
         return _derivation(path, text, _quick_head(text) or _any_head(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: JSON that nests too deeply
         raise NixError(f"{path} is not a derivation that we can read: {error}") from None
 
 

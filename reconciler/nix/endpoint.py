@@ -103,8 +103,8 @@ class Channel:
                 await self._writer.drain()
         except TimeoutError:
             raise PeerError(f"it has read nothing for {self.patience:g} s") from None
-        except OSError as error:
-            raise PeerError(f"it no longer reads: {error.strerror or error}") from None
+        except OSError:
+            raise PeerError("it closed the connection") from None
 
     async def close(self) -> None:
         """End the connection, and with it what the peer does for us."""

@@ -71,8 +71,13 @@ class Daemon:
         ).stdout.strip()
 
     def derivation(self, script: str, *, name: str = "test", attributes: str = "") -> DrvPath:
-        """Instantiate a derivation whose builder is a shell script."""
-        quoted = script.replace("''", "'''").replace("${", "''${")
+        """Instantiate a derivation whose builder is a shell script.
+
+        The shell stays to the end: the last of its commands, run in its place, would close its
+        output and then exit, and Nix kills a builder that it finds alive behind a closed output.
+        """
+        whole = f"{script}\nexit $?"
+        quoted = whole.replace("''", "'''").replace("${", "''${")
         return DrvPath(
             self.run(
                 "nix-instantiate",

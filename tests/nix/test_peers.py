@@ -254,7 +254,7 @@ async def test_a_peer_that_hangs_up_at_once() -> None:
             await valid_paths(await open_to(endpoint))
 
 
-@pytest.mark.parametrize("kind", HONEST.keys() - {"a build"})
+@pytest.mark.parametrize("kind", [kind for kind in HONEST if kind != "a build"])
 async def test_answers_that_stall(kind: str) -> None:
     question, answer = HONEST[kind]
     async with peer(stalls_after(greeting(), answer[:-8])) as endpoint:
