@@ -50,7 +50,7 @@ def _polled(farm: Farm, outcome: out.Polled, *, now: float) -> None:
 
 
 def _discovered(farm: Farm, outcome: out.Discovered, *, now: float) -> None:
-    farm.join(outcome.batch.live, now=now)
+    farm.join(outcome.batch.live, lost=outcome.batch.lost, now=now)
     farm.want()
     # All jobs that exist; of those that did not when the batch was stored, one may have been
     # built since.

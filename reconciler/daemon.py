@@ -107,6 +107,7 @@ class _Loop:
         listener = _listen(self._places.state_dir / WAKE_SOCKET, self._wake.set)
         try:
             await reconcile.start(farm, now=time.time())
+            farm.hold_jobs()
             if watcher is not None:
                 self._watch(watcher, farm)
             return await self._ticks(farm, watcher)

@@ -99,7 +99,7 @@ class Executor:
         self._places = places
         self._endpoint = endpoint
         self._store = store
-        self._ingest = ingest
+        self.ingest = ingest
         self._wake = wake
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -241,7 +241,7 @@ class Executor:
     ) -> None:
         roots = {job.drv_path for job in jobs}
         await self._store.hold(number, roots)
-        batch = await self._ingest.add(
+        batch = await self.ingest.add(
             number,
             jobs,
             [each for each in failures if each.attr_path],

@@ -6,7 +6,7 @@ here. Decides nothing, starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from reconciler.database import Database, built, declared, observe
@@ -83,6 +83,10 @@ class Farm:
 
     def adopt(self, desired: Desired, *, now: float) -> None:
         """Take a document as what is desired; one that is in force already changes nothing."""
+        for name, jobset in desired.jobsets.items():
+            before = self.desired.jobsets.get(name)
+            if before is not None and before.source != jobset.source:
+                self.trigger(name, cause="another source is declared", force=False)
         self.desired = desired
         in_force = observe.document_in_force(self.database)
         if in_force is None or in_force[0] != desired.digest:
@@ -120,10 +124,11 @@ class Farm:
 
     # --- Builds ----------------------------------------------------------------------------
 
-    def join(self, derivations: Iterable[int], *, now: float) -> None:
+    def join(self, derivations: Iterable[int], *, lost: Collection[int] = (), now: float) -> None:
         """Take builds into the graph, with all below that do not exist and are not there yet.
 
-        What was withdrawn while an evaluation that wants it was being read is wanted again.
+        What was withdrawn while an evaluation that wants it was being read is wanted again. Those
+        that were `lost` existed once: what is in the graph may have to wait for them.
         """
         found: dict[int, LiveBuild] = {}
         asked = {each for each in derivations if each not in self.work.graph}
@@ -145,7 +150,13 @@ class Farm:
         )
         for each in withdrawn:
             found.update({b.id: b for b in observe.live_builds(self.database, [each.id])})
-        self.work.join(found.values())
+        needed_by = {
+            needed: [each for each in dependants if each in self.work.graph]
+            for needed, dependants in observe.dependants(
+                self.database, [each for each in lost if each in found]
+            ).items()
+        }
+        self.work.join(found.values(), needed_by)
 
     def settle(self, derivation: int, state: BuildState) -> None:
         """Apply a build's end to the graph, and what follows from it for caches."""
@@ -165,6 +176,15 @@ class Farm:
         paths = [path for each in found.values() for path in each.values()]
         if paths:
             self.executor.hold(evaluation, paths)
+
+    def hold_jobs(self) -> None:
+        """Root the outputs of all jobs in force that exist, as far as they are not rooted yet."""
+        jobs: dict[int, set[int]] = {}
+        for job in observe.wanted_jobs(self.database):
+            if job.derivation not in self.work.graph:
+                jobs.setdefault(job.evaluation, set()).add(job.derivation)
+        for evaluation, derivations in jobs.items():
+            self.hold_outputs(evaluation, derivations)
 
     def exhausted(self, derivation: int) -> bool:
         """Whether a build failed for reasons not its own as often as its jobsets allow."""

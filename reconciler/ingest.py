@@ -110,7 +110,11 @@ class Ingest:
             for path in level:
                 if not walk.available[path]:
                     for needed, names in walk.facts[path].inputs.items():
-                        frontier[needed] = {*frontier.get(needed, ()), *names}
+                        before = frontier.get(needed)
+                        if before is None:
+                            frontier[needed] = names
+                        elif before != names:
+                            frontier[needed] = {*before, *names}
         return walk
 
     def _enter(

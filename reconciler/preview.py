@@ -60,17 +60,17 @@ async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[st
     nix = await nix_settings.read(environment)
     now = time.time()
     database = _copy(state_dir, now=now)
+    farm = _farm(
+        database, desired, nix.systems, Places(state_dir=state_dir, environment=environment)
+    )
     try:
         before = observe.document_in_force(database)
-        farm = _farm(
-            database, desired, nix.systems, Places(state_dir=state_dir, environment=environment)
-        )
-        farm.work.join(observe.live_builds(database))
-        farm.adopt(desired, now=now)
+        await reconcile.start(farm, now=now)
         await asyncio.gather(*(_poll(farm, each, now=now) for each in farm.active_jobsets()))
         decided = plan(desired, reconcile.look(farm, now=now), now=now)
         return _preview(farm, decided, None if before is None else before[1])
     finally:
+        await farm.store.close()
         database.close()
 
 
@@ -104,7 +104,7 @@ def _farm(database: Database, desired: Desired, systems: frozenset[str], places:
 
 async def _poll(farm: Farm, jobset: Jobset, *, now: float) -> None:
     progress = farm.progress_of(jobset.name)
-    progress.polled_at = now
+    progress.polled_at, progress.triggered = now, None
     try:
         progress.locked = await source.lock(jobset.source, environment=farm.executor.environment)
     except ReconcilerError as error:

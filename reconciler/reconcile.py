@@ -14,9 +14,11 @@ from reconciler import requests
 from reconciler.act import act
 from reconciler.collect import collect
 from reconciler.database import declared, observe
+from reconciler.errors import NixError
 from reconciler.farm import Farm
-from reconciler.model import CacheName, Jobset
+from reconciler.model import CacheName, Jobset, StorePath
 from reconciler.plan import Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
+from reconciler.work import LiveBuild
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
@@ -32,8 +34,60 @@ class Tick:
 
 async def start(farm: Farm, *, now: float) -> None:
     """Derive what is kept in memory from the database and the store."""
-    farm.work.join(observe.live_builds(farm.database))
+    collected = await _find_lost(farm, now=now)
+    _load(farm)
     farm.adopt(farm.desired, now=now)
+    collected |= await _find_lost_derivations(farm)
+    if collected:
+        for jobset in farm.desired.jobsets:
+            farm.trigger(jobset, cause="its derivations were collected", force=True)
+
+
+def _load(farm: Farm) -> None:
+    """Take into the graph what is wanted or queued, with all that it needs and does not exist.
+
+    What ended badly for somebody who has gone stays in the database alone.
+    """
+    builds = {each.id: each for each in observe.live_builds(farm.database)}
+    todo = [each.id for each in builds.values() if each.state.live]
+    todo += [job.derivation for job in observe.wanted_jobs(farm.database)]
+    needed: dict[int, LiveBuild] = {}
+    while todo:
+        derivation = todo.pop()
+        if derivation in builds and derivation not in needed:
+            needed[derivation] = builds[derivation]
+            todo.extend(needed[derivation].inputs)
+    farm.work.join(needed.values())
+
+
+async def _find_lost(farm: Farm, *, now: float) -> bool:
+    """Queue again what is needed and was collected; whether the derivations were as well."""
+    outputs = observe.needed_outputs(farm.database)
+    paths = {path for each in outputs.values() for path in each}
+    there = await farm.store.available(paths) if paths else frozenset[StorePath]()
+    lost = [drv for drv, each in outputs.items() if not there.issuperset(each)]
+    try:
+        if lost:
+            await farm.executor.ingest.revisit(lost, now=now)
+    except NixError:
+        return True
+    return False
+
+
+async def _find_lost_derivations(farm: Farm) -> bool:
+    """Whether derivations that are to be built were collected.
+
+    They leave the graph with what needs them, until an evaluation finds them
+    again.
+    """
+    paths = {StorePath(build.path): each for each, build in farm.work.builds.items()}
+    there = await farm.store.valid(paths) if paths else frozenset[StorePath]()
+    lost = {derivation for path, derivation in paths.items() if path not in there}
+    for node in farm.work.graph.nodes:  # inputs first
+        if not lost.isdisjoint(node.inputs):
+            lost.add(node.id)
+    farm.work.withdraw(lost)
+    return bool(lost)
 
 
 def tick(farm: Farm, *, now: float) -> Tick:

@@ -82,10 +82,15 @@ class Work:
 
     # --- Growing and shrinking -------------------------------------------------------------
 
-    def join(self, builds: Iterable[LiveBuild]) -> None:
-        """Add builds that are not in the graph yet."""
+    def join(
+        self, builds: Iterable[LiveBuild], needed_by: Mapping[int, Collection[int]] | None = None
+    ) -> None:
+        """Add builds that are not in the graph yet.
+
+        `needed_by` names, of those that existed once, who is in the graph and needs them.
+        """
         batch = [build for build in builds if build.id not in self.graph]
-        self.graph.add(
+        nodes = [
             Node(
                 id=build.id,
                 platform=self._platform(build),
@@ -96,7 +101,11 @@ class Work:
                 not_before=build.not_before,
             )
             for build in batch
-        )
+        ]
+        if any((needed_by or {}).values()):
+            self.graph.restore(nodes, needed_by or {})
+        else:
+            self.graph.add(nodes)
         for build in batch:
             self.builds[build.id] = build
             self.ids[build.path] = build.id

@@ -42,7 +42,11 @@ def next_derivation_id(database: Database) -> int:
 def add_derivations(
     database: Database, rows: Sequence[tuple[int, Derivation, BuildState]], *, now: float
 ) -> None:
-    """Insert new derivations with their outputs and builds."""
+    """Insert new derivations with their outputs and builds.
+
+    Enumerations and booleans are made plain: for a subclass of `str` or `int`, sqlite3 looks for
+    an adapter at each value, which takes longer than the insertion.
+    """
     database.execute_many(
         "INSERT INTO derivation(id, path, name, system, features, prefer_local, unsupported)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -53,7 +57,7 @@ def add_derivations(
                 drv.name,
                 drv.system,
                 " ".join(drv.required_features),
-                drv.prefer_local,
+                int(drv.prefer_local),
                 drv.unsupported,
             )
             for identity, drv, _ in rows
@@ -66,7 +70,7 @@ def add_derivations(
     database.execute_many(
         "INSERT INTO build(derivation, state, queued_at, finished_at) VALUES (?, ?, ?, ?)",
         (
-            (identity, state, now, None if state is BuildState.QUEUED else now)
+            (identity, state.value, now, None if state is BuildState.QUEUED else now)
             for identity, _, state in rows
         ),
     )

@@ -136,6 +136,38 @@ def live_builds(database: Database, only: Collection[int] | None = None) -> list
     ]
 
 
+def needed_outputs(database: Database) -> dict[DrvPath, set[StorePath]]:
+    """The outputs that should exist, by derivation: of jobs in force, and of what is needed by
+    builds that are still to be made.
+    """
+    found: dict[DrvPath, set[StorePath]] = {}
+    for row in database.query(
+        "SELECT d.path, o.path FROM evaluation e JOIN jobset s ON s.id = e.jobset"
+        " JOIN job j ON j.evaluation = e.id JOIN build b ON b.derivation = j.derivation"
+        " JOIN derivation d ON d.id = j.derivation JOIN output o ON o.derivation = d.id"
+        " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL"
+        f" AND NOT b.{_NOT_GOOD} AND o.path IS NOT NULL"
+        " UNION SELECT d.path, o.path FROM build a JOIN input i ON i.derivation = a.derivation"
+        " JOIN build b ON b.derivation = i.input JOIN derivation d ON d.id = i.input"
+        " JOIN output o ON o.derivation = d.id"
+        " AND instr(' ' || i.outputs || ' ', ' ' || o.name || ' ')"
+        f" WHERE a.state = 'queued' AND NOT b.{_NOT_GOOD} AND o.path IS NOT NULL"
+    ):
+        found.setdefault(DrvPath(row[0]), set()).add(row[1])
+    return found
+
+
+def dependants(database: Database, derivations: Iterable[int]) -> dict[int, list[int]]:
+    """Who has each of the derivations as an input."""
+    found: dict[int, list[int]] = {}
+    for needed, derivation in database.query(
+        "SELECT input, derivation FROM input WHERE input IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(derivations)),),
+    ):
+        found.setdefault(needed, []).append(derivation)
+    return found
+
+
 def outputs(database: Database, derivations: Iterable[int]) -> dict[int, dict[str, StorePath]]:
     """The known output paths of derivations."""
     found: dict[int, dict[str, StorePath]] = {}
