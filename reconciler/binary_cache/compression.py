@@ -14,7 +14,7 @@ import zstandard
 from reconciler.errors import CacheError
 from reconciler.model import Compression
 
-_PIECE = 4096
+_PIECE = 1024
 """How much is decompressed at once: a block of zstd may grow to 128 KiB out of 4 bytes."""
 _GROWN = 1024 * 1024
 

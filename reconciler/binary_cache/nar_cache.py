@@ -43,6 +43,7 @@ class _Upload:
     """What is known of a batch while its NARs are uploaded."""
 
     nars: Nars
+    staging: Path
     stop: threading.Event = field(default_factory=threading.Event)
     ready: dict[StorePath, PackedNar] = field(default_factory=dict)
     gone: list[StorePath] = field(default_factory=list)
@@ -58,7 +59,7 @@ class _Upload:
         except (NixError, CacheError) as error:
             self.failed[path] = str(error)
         except OSError as error:
-            self.failed[path] = f"{path} cannot be packed for upload: {error}"
+            self.failed[path] = f"{path} cannot be packed in {self.staging}: {error.strerror}"
 
 
 class NarCache:
@@ -107,7 +108,7 @@ class NarCache:
         available = (batch.keys() | outside) - missing | set(elsewhere)
         wanted = reference_levels(info for path, info in batch.items() if path in missing)
         ready, waiting = hold_back(wanted, available)
-        upload = _Upload(nars)
+        upload = _Upload(nars, self._store.staging)
         try:
             await self._run(self._upload_group(group, upload) for group in _groups(ready))
         finally:
