@@ -12,9 +12,9 @@ Nix's derivation options.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple, cast
 
 from reconciler.errors import NixError
@@ -24,6 +24,8 @@ from reconciler.nix.aterm import Constructor, Term
 
 _NAME_AT = 33
 """Where the name begins in a store path's base name: behind the hash and a hyphen."""
+
+_CHUNK = 64 * 1024
 
 _DYNAMIC = "it depends on outputs of a derivation that is itself built (a dynamic derivation)"
 _IMPURE = "it is impure: each build of it may make something else"
@@ -54,9 +56,21 @@ class _Head(NamedTuple):
 def read(path: DrvPath) -> Derivation:
     """Read a derivation's file from the store's folder."""
     try:
-        return parse(path, Path(path).read_bytes())
+        return parse(path, _content(path))
     except OSError as error:
         raise NixError(f"cannot read the derivation {path}: {error.strerror}") from None
+
+
+def _content(path: DrvPath) -> bytes:
+    """Of a file; without the layers of `open`, which take twice as long as the reading."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b""
+        while chunk := os.read(descriptor, _CHUNK):
+            content += chunk
+        return content
+    finally:
+        os.close(descriptor)
 
 
 def parse(path: DrvPath, text: str | bytes) -> Derivation:
