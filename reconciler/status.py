@@ -5,7 +5,6 @@ Pure: facts in, a report out. Neither reads the database nor prints.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -421,22 +420,8 @@ def count_jobs(jobs: Mapping[JobState, int]) -> str:
     return ", ".join([first, *others])
 
 
-_REASON = re.compile(r"^\s*Reason: (.+?)\.?\s*$", re.MULTILINE)
-_BUILDER = re.compile(r"^(?:error: )?builder for '[^']*' (failed [^;]*)")
-
-
 def gist(message: str) -> str:
-    """The line of an error that says what happened.
-
-    Nix puts it after the derivation's path ("Reason: …", or "builder for '…' failed …"), and
-    repeats paths and the end of the log around it.
-    """
-    found = _REASON.search(message)
-    if found is not None:
-        return found[1]
-    found = _BUILDER.match(message)
-    if found is not None:
-        return f"builder {found[1].strip()}"
+    """The first line of an error that says anything."""
     return next((line.strip() for line in message.splitlines() if line.strip()), "")
 
 

@@ -84,6 +84,7 @@ def _nearest(word: str) -> str:
 
 @click.group(
     cls=_Verbs,
+    subcommand_metavar="VERB [ARGUMENTS]...",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExamples:\n"
     "  reconciler check farm.yaml          is the document right?\n"

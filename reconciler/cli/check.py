@@ -27,7 +27,7 @@ from reconciler.status import counted
 )
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 def check(file: Path | None, *, as_json: bool) -> None:
-    """Validate the configuration document: every error with its place and the mend."""
+    """Validate the document: every error, its place, the mend."""
     path = file or settings().config
     try:
         desired = config.load(path)

@@ -43,7 +43,7 @@ _HEALTH_COLORS = {
 @click.option("--from", "before", type=int, metavar="N", help="The older evaluation's number.")
 @click.option("--to", "after", type=int, metavar="N", help="The newer evaluation's number.")
 def diff(jobset: str, *, before: int | None, after: int | None, as_json: bool) -> None:
-    """Compare JOBSET's evaluation in force with the one before it.
+    """Compare JOBSET's evaluation with the one before it.
 
     Says of each job that differs or fails whether it was added, removed or changed, and whether
     it fails newly, still fails or was fixed. Builds are judged as they are now.

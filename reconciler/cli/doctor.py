@@ -62,7 +62,10 @@ class Finding:
     """,
 )
 def doctor(*, as_json: bool) -> None:
-    """Examine Nix, its daemon, the document, the state and the caches by trying each of them."""
+    """Try all that the reconciler stands on.
+
+    Nix, its daemon, the document, the state directory, the database, the caches and their keys.
+    """
     where = settings()
     findings = list(examine(where))
     if as_json:

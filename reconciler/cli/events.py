@@ -48,7 +48,7 @@ def events(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show the log of transitions: what changed, from what, to what, and why.
+    """Show what changed, to what, and why.
 
     GLOB selects by subject: a derivation's name, JOBSET#EVALUATION, a jobset, cache or builder.
     """

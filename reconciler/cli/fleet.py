@@ -27,7 +27,7 @@ from reconciler.status import BuilderStatus, CacheStatus, judge_builder, judge_c
     """,
 )
 def builders(*, as_json: bool) -> None:
-    """Show each builder: its health, its slots, and what it builds now."""
+    """Show each builder's health, slots and present builds."""
     with reading(settings()) as database:
         current = document_in_force(database)
         found = [

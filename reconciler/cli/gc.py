@@ -33,10 +33,12 @@ from reconciler.status import counted
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only tell what would be forgotten.")
 def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
-    """Forget old history: jobsets long pruned, builds and logs nothing needs, old events.
+    """Forget old history.
 
-    What an evaluation that is kept needs stays, whatever its age; how many are kept is declared
-    (keep). The Nix store is collected by nix-collect-garbage, which spares what is rooted here.
+    That is: jobsets and caches long pruned, builds and logs that nothing needs, old events. What
+    an evaluation that is kept needs stays, whatever its age; how many are kept is declared (keep).
+    The Nix store is collected by nix-collect-garbage, which spares what is rooted here.
+
     The daemon must be down: it has this history in use.
     """
     where, now = settings(), time.time()

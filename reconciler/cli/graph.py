@@ -43,7 +43,7 @@ LIMIT = 500
     help="Derivations shown, the nearest first.",
 )  # fmt: skip
 def graph(job: str, *, form: str, depth: int | None, limit: int, as_json: bool) -> None:
-    """Show what JOB depends on, as far as it was looked at, with the state of each derivation.
+    """Show what JOB depends on, with the state of each.
 
     What was there already when a job was evaluated is not looked below.
     """

@@ -46,9 +46,10 @@ class NoLogError(ReconcilerError):
     help="The Nth attempt [default: the last].",
 )
 def log(job: str, *, follow: bool, attempt: int | None, as_json: bool) -> None:
-    """Print the log of JOB's build: a job, or a derivation's name or path.
+    """Print the log of JOB's build.
 
-    Escape sequences and control characters are taken out.
+    JOB is a job, or a derivation's name or path. Escape sequences and control characters are
+    taken out.
     """
     if follow and as_json:
         raise UsageError("--follow prints text as it comes: leave out --json")
@@ -104,7 +105,7 @@ def _no_attempt(database: Database, derivation: int, text: str) -> str:
         attempts=current.fewest_attempts,
         now=time.time(),
     )
-    if len(found.chain) > 1 and lookup.attempts(database, found.last.id):
+    if not found.state.live and lookup.attempts(database, found.last.id):
         name = lookup.log_name(database, found.last.id)
         return f"{text} was not built: {found.message}. See: reconciler log {name}"
     return f"{text} was not built yet: {found.message}. See: reconciler why {text}"

@@ -27,7 +27,7 @@ class Lines:
         if len(self._rest) > LONGEST_LINE:
             lines.append(self._rest)
             self._rest = ""
-        return [harmless(line) for line in lines]
+        return [harmless(line.removesuffix("\r")) for line in lines]
 
     def end(self) -> list[str]:
         """What is left without a line end."""

@@ -125,7 +125,7 @@ def _verb(name: str, what: str, *, subject: str, examples: str) -> click.Command
 
 trigger = _verb(
     "trigger",
-    "Look at a jobset's source now, and evaluate it even if it is unchanged.",
+    "Evaluate a jobset now, even if its source is unchanged.",
     subject="JOBSET",
     examples="reconciler trigger website",
 )
@@ -157,7 +157,7 @@ bump = _verb(
 )
 suspend = _verb(
     "suspend",
-    """Start nothing more for a jobset until it is resumed.
+    """Start nothing more for a jobset until `resume`.
 
     What runs is finished, results stay. To have it so for good, declare enabled: false.
     """,

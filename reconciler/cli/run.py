@@ -36,7 +36,10 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
 )
 @click.option("--once", is_flag=True, help="End when nothing is left that could go on.")
 def run(*, once: bool) -> None:
-    """Evaluate, build and push until what is there is what is declared, and keep it so."""
+    """Make what is there what is declared, and keep it so.
+
+    Evaluates, builds and pushes. Without --once it is the daemon, and goes on until SIGTERM or ^C.
+    """
     where, began = settings(), time.time()
     live = None
     if once and on_terminal():
@@ -85,6 +88,14 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
     ]
     verb_text = "Done" if converged else "Stopped before it was done"
     text = f"{verb_text} in {lasting(seconds)}. {'; '.join(told)}."
+    wrong = [
+        f"{condition.kind} {condition.name}: {condition.reason.replace('-', ' ')}"
+        for of in (report.jobsets, report.builders)
+        for each in of
+        for condition in each.facts.conditions
+    ]
+    if wrong:
+        text += f" {'; '.join(wrong[:5])}."
     names = [f"{each.jobset}.{each.attr}" for each in report.problems]
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -158,7 +158,9 @@ def _event_lines(database: Database, event: Event) -> Iterator[Line]:
             text = f"{event.kind} {subject}: {event.before} is over"
             yield Line(Weight.INFO, text.replace("-", " "), GOOD)
         elif event.after != "evaluation-failed":  # told with the evaluation
-            yield Line(Weight.ERROR, f"{event.kind} {subject}: {after.replace('-', ' ')}", BAD)
+            message = running.condition_message(database, event) or ""
+            head = f"{event.kind} {subject}: {after.replace('-', ' ')}: {one_line(gist(message))}"
+            yield Line(Weight.ERROR, head, BAD)
         return
     match event.kind:
         case "evaluation":

@@ -37,7 +37,10 @@ STEPS_SHOWN = 12
 )
 @click.argument("job", shell_complete=complete_subject)
 def why(job: str, *, as_json: bool) -> None:
-    """Say why JOB is not there: the chain down to the root cause, or what it waits for."""
+    """Say why JOB is not there.
+
+    Shows the chain down to the root cause with the end of its log, or what JOB waits for.
+    """
     where = settings()
     with reading(where) as database:
         subject = lookup.resolve(database, job)
@@ -83,6 +86,7 @@ class _Answer:
             None
             if root is None or not self.attempts
             else f"reconciler log {lookup.log_name(database, root)}"
+            + (" -f" if self.attempts[-1].outcome is None else "")
         )
         logs = settings().logs
         self.log = tail(logs, self.attempts[-1].id, LINES) if self.attempts else []
@@ -184,13 +188,18 @@ def _lines(database: Database, answer: _Answer, notes: Sequence[str]) -> Iterato
     if explanation is not None and answer.log:
         yield from (f"  {click.style('│', fg=DIM)} {line}" for line in answer.log)
     if answer.log_command is not None:
-        yield f"all of its log: {click.style(answer.log_command, bold=True)}"
+        yield f"{_which_log(answer)}: {click.style(answer.log_command, bold=True)}"
     for note in notes if explanation is not None else ():
         yield wrapped(click.style(f"note: {note}", fg=BUSY), width=width, indent="  ", first="")
     if explanation is not None and isinstance(answer.subject, DerivationSubject):
         jobs = lookup.job_names(database, answer.subject.derivation)
         if jobs:
             yield f"it is the job {', '.join(jobs[:5])}"
+
+
+def _which_log(answer: _Answer) -> str:
+    name = "its" if answer.explanation is None else f"{answer.explanation.last.name}'s"
+    return f"{name} log" if answer.attempts[-1].outcome is None else f"all of {name} log"
 
 
 def _chain(explanation: Explanation) -> Iterator[str]:

@@ -178,6 +178,15 @@ def last_event(database: Database, *, before: float = math.inf) -> int:
     return int(row[0])
 
 
+def condition_message(database: Database, event: Event) -> str | None:
+    """What a condition that an event tells the begin of says; None: it is over again."""
+    row = database.one(
+        "SELECT message FROM condition WHERE kind = ? AND name = ? AND reason = ?",
+        (event.kind, event.subject, event.after),
+    )
+    return None if row is None else str(row[0])
+
+
 def events(
     database: Database,
     *,

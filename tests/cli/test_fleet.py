@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from reconciler.database import declared
+from tests.cli.farm import DOCUMENT, Farm
+
+
+def test_builders(waiting: Farm) -> None:
+    declared.set_conditions(
+        waiting.database, "builder", {("local", "quarantined"): "3 lost"}, now=time.time()
+    )
+    text = waiting.run("builders").output
+    assert "✗  local    quarantined  1/2" in text
+    assert "3 lost" in text
+    assert "lib-1.0   local" in text
+    (local,) = waiting.json("builders", schema="builders")["builders"]
+    assert [each["name"] for each in local["builds"]] == ["lib-1.0"]
+
+
+def test_a_drained_builder_and_none_at_all(farm: Farm) -> None:
+    farm.declare({**DOCUMENT, "builders": {"local": {"maxJobs": 1, "drain": True}}})
+    assert "drained" in farm.run("builders").output
+    assert "builder local  drained" in farm.run("status").output
+    farm.declare({**DOCUMENT, "builders": {}})
+    assert "No builder is declared" in farm.run("builders").output
+
+
+def test_caches(good: Farm) -> None:
+    text = good.run("caches").output
+    assert "✓ main  in sync" in text
+    assert "1 paths, 1000B sent" in text
+    (main,) = good.json("caches", schema="caches")["caches"]
+    assert main["contents"]["pushed"] == 1
+
+
+def test_a_failing_cache_says_why_and_when(good: Farm) -> None:
+    good.push("lib-1.0", error="no space\nleft")
+    text = good.run("caches").output
+    assert "failing   no space left" in text
+    assert "next try  in" in text
+
+
+def test_a_pruned_cache_and_none_at_all(farm: Farm) -> None:
+    bare: dict[str, Any] = {"jobsets": {}, "builders": {}, "caches": {}}
+    farm.declare(bare)
+    assert "- main  pruned" in farm.run("caches").output
+    assert "-  cache main" in farm.run("status").output

@@ -1,0 +1,163 @@
+"""What every verb owes its user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli import VERBS, cli
+from tests.cli.farm import Farm
+from tests.test_architecture import PROJECT
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_examples_and_fits_80_columns(verb: str) -> None:
+    for flag in ("-h", "--help"):
+        result = CliRunner().invoke(cli, [verb, flag])
+        assert result.exit_code == 0
+        assert "Examples:\n" in result.output
+        assert max(map(len, result.output.splitlines())) <= 80, result.output
+
+
+def test_verbs_are_listed_in_their_order() -> None:
+    output = CliRunner().invoke(cli, ["--help"]).output
+    verbs = output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in verbs] == list(VERBS)
+    assert not [line for line in verbs if line.endswith("...")], "say it in fewer words"
+
+
+def test_an_explained_fault_is_one_line(farm: Farm) -> None:
+    done = farm.process("status", "nothing")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: there is no jobset, job or derivation nothing")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stat"], "error: there is no verb stat; did you mean status?"),
+        (["log"], "error: Missing argument 'JOB'."),
+        (["log", "a", "--attempt", "0"], "error: Invalid value for '--attempt'"),
+        (["status", "--nothing"], "error: No such option"),
+    ],
+)
+def test_usage(farm: Farm, arguments: list[str], said: str) -> None:
+    done = farm.process(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "see: reconciler" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_state(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler", "status", "--state-dir", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    assert done.returncode == 4
+    assert "error: there is no state in" in done.stderr
+
+
+def test_places_are_taken_before_and_behind_the_verb_and_from_variables(good: Farm) -> None:
+    state, config = ["--state-dir", str(good.state_dir)], ["--config", str(good.config)]
+    variables = {
+        "RECONCILER_STATE_DIR": str(good.state_dir),
+        "RECONCILER_CONFIG": str(good.config),
+    }
+    wrong = {"RECONCILER_STATE_DIR": "/nowhere", "RECONCILER_CONFIG": "/nowhere"}
+    for arguments, environment in (
+        ([*state, *config, "status"], wrong),
+        (["status", *state, *config], wrong),
+        ([*state, "status", *config], wrong),
+        (["--state-dir", "/nowhere", "status", *state, *config], {}),
+        (["status"], variables),
+    ):
+        result = CliRunner().invoke(cli, arguments, env=environment)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+
+
+def test_a_closed_pipe_is_no_fault(good: Farm) -> None:
+    command = [sys.executable, "-m", "reconciler", "events", "--limit", "0", *good.places]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, cwd=PROJECT) as process:
+        os.close(writer)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_an_interrupt_is_quiet(good: Farm) -> None:
+    command = [sys.executable, "-m", "reconciler", "events", "-f", *good.places]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT
+    ) as process:
+        guard = threading.Timer(30, process.kill)
+        guard.start()
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+        guard.cancel()
+    assert process.returncode == 130
+    assert errors.strip() == ""
+
+
+def test_colours_are_for_terminals_that_want_them(good: Farm) -> None:
+    script = shutil.which("script")
+    assert script, "script (of util-linux) makes the terminal of this test"
+    command = f"{sys.executable} -m reconciler status {' '.join(good.places)}"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment.pop("NO_COLOR", None)
+
+    def on_terminal(**more: str) -> str:
+        return subprocess.run(
+            [script, "-qec", command, "/dev/null"],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        ).stdout
+
+    assert "\x1b[32m" in on_terminal()
+    assert "\x1b" not in on_terminal(NO_COLOR="1")
+    assert "\x1b" not in good.process("status").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shell == "bash" and shutil.which("bash") is None:
+        monkeypatch.setenv("PATH", "/nowhere")
+    result = CliRunner().invoke(cli, ["completion", shell])
+    assert result.exit_code == 0
+    assert "_RECONCILER_COMPLETE" in result.output
+
+
+def test_names_are_completed(good: Farm) -> None:
+    def complete(words: str) -> set[str]:
+        done = good.process(
+            environment={
+                "_RECONCILER_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split(" ")) - 1),
+                "RECONCILER_STATE_DIR": str(good.state_dir),
+            }
+        )
+        return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+    assert complete("reconciler why web.") == {"web.next", "web.site"}
+    assert complete("reconciler why web.next.") == {"web.next.lib"}
+    assert "status" in complete("reconciler st")
