@@ -1,0 +1,1 @@
+"""Benchmarks: the reconciler beside Nix itself, as ratios measured in one run."""
