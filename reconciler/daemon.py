@@ -190,8 +190,9 @@ class _Loop:
         if digest != self._document:
             self._document = digest
             self._reload(farm, now=now)
-            if watcher is not None:
-                self._watch(watcher, farm)
+            self._changed.add(CONFIG_KEY)
+        if self._changed and watcher is not None:
+            self._watch(watcher, farm)
         for key in [*self._changed]:
             self._changed.discard(key)
             if key != CONFIG_KEY and key in farm.desired.jobsets:

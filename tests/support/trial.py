@@ -27,7 +27,7 @@ from tests.support.private_store import PrivateStore
 
 PROJECT = Path(__file__).parents[2]
 SYSTEM = f"{platform.machine()}-linux"
-DEADLINE = 60.0
+DEADLINE = 30.0
 """Seconds after which a condition that does not come true is a failure."""
 
 PREAMBLE = f"""
