@@ -98,10 +98,12 @@ def _no_attempt(database: Database, derivation: int, text: str) -> str:
     if facts.state.good:
         return f"{text} has no log: its outputs were there already, or were fetched."
     current = document_in_force(database)
+    builds = lookup.missing_below(database, derivation)
+    here = local_systems({each.system for each in builds})
     found = explain(
         derivation,
-        lookup.missing_below(database, derivation),
-        slots_of(database, current.text, local_systems=local_systems),
+        builds,
+        slots_of(database, current.builders, here),
         attempts=current.fewest_attempts,
         now=time.time(),
     )

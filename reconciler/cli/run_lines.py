@@ -158,8 +158,9 @@ def _event_lines(database: Database, event: Event) -> Iterator[Line]:
             text = f"{event.kind} {subject}: {event.before} is over"
             yield Line(Weight.INFO, text.replace("-", " "), GOOD)
         elif event.after != "evaluation-failed":  # told with the evaluation
-            message = running.condition_message(database, event) or ""
-            head = f"{event.kind} {subject}: {after.replace('-', ' ')}: {one_line(gist(message))}"
+            message = running.condition_message(database, event)
+            said = "" if message is None else f": {one_line(gist(message))}"
+            head = f"{event.kind} {subject}: {after.replace('-', ' ')}{said}"
             yield Line(Weight.ERROR, head, BAD)
         return
     match event.kind:
@@ -168,7 +169,9 @@ def _event_lines(database: Database, event: Event) -> Iterator[Line]:
         case "document":
             yield Line(Weight.INFO, f"document {subject} is in force")
         case "request":
-            yield Line(Weight.INFO, f"{one_line(event.cause)} asked: {subject}: {one_line(after)}")
+            who, _, why = one_line(event.cause).partition(": ")
+            reason = f" ({why})" if why else ""
+            yield Line(Weight.INFO, f"{who} asked: {subject}{reason}: {one_line(after)}")
         case _ if after == "pruned":
             yield Line(Weight.INFO, f"{event.kind} {subject} is declared no longer: pruned")
         case _ if after == "declared":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from reconciler.cli.settings import Settings
@@ -97,15 +97,20 @@ def daemon(settings: Settings) -> int | None:
     return lock_holder(settings.state_dir)
 
 
-def local_systems() -> frozenset[str]:
-    """What this machine's Nix says it builds for; what the machine is, where it cannot be asked."""
-    import asyncio  # noqa: PLC0415 - only where something is queued
-    import platform  # noqa: PLC0415
+def local_systems(needed: Collection[str]) -> frozenset[str]:
+    """What this machine builds for, as far as it matters to somebody who needs those systems.
 
-    from reconciler.errors import NixError  # noqa: PLC0415
+    Its Nix, which may take other systems as well, is asked only where that makes a difference.
+    """
+    machine = os.uname()
+    native = f"{machine.machine}-{machine.sysname.lower()}"
+    if {native, "builtin"}.issuperset(needed):
+        return frozenset([native])
+    import asyncio  # noqa: PLC0415
+
     from reconciler.nix import settings as nix_settings  # noqa: PLC0415
 
     try:
         return asyncio.run(nix_settings.read(dict(os.environ))).systems
-    except (NixError, OSError):
-        return frozenset([f"{platform.machine()}-{platform.system().lower()}"])
+    except (ReconcilerError, OSError):
+        return frozenset([native])

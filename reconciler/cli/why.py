@@ -120,10 +120,12 @@ def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Ans
     if facts.state.good:
         return _Answer(database, subject, None)
     current = document_in_force(database)
+    builds = lookup.missing_below(database, facts.id)
+    here = local_systems({each.system for each in builds})
     explanation = explain(
         facts.id,
-        lookup.missing_below(database, facts.id),
-        slots_of(database, current.text, local_systems=local_systems),
+        builds,
+        slots_of(database, current.builders, here),
         attempts=current.fewest_attempts,
         now=time.time(),
     )

@@ -9,23 +9,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reconciler.database.file import Database
-from reconciler.graph import Graph, Node, Platform
-from reconciler.model import BuilderName, BuildState
-from reconciler.scheduler import Fleet, Slots
-from reconciler.status import JobState, Stuck
+from reconciler.model import Builder, BuilderName, BuildState
+from reconciler.status import BuilderFacts, JobState, Stuck
+
+if TYPE_CHECKING:
+    from reconciler.graph import Platform
+    from reconciler.scheduler import Fleet, Slots
+
+# The graph and the scheduler are imported where they are used: on a state in which nothing is
+# queued, loading them would take a good part of the time of `status`.
 
 _NOT_GOOD = "state NOT IN ('succeeded', 'substituted')"
+
+
+LocalSystems = Callable[[Collection[str]], Collection[str]]
+"""Gives what this machine builds for, as far as it matters to somebody who needs those systems:
+what it is can be told at once, what else it builds for only by asking its Nix."""
 
 
 class Declared(Protocol):
     """What is asked of the document in force."""
 
     @property
-    def text(self) -> str:
-        """The document."""
+    def builders(self) -> Collection[BuilderFacts]:
+        """The declared builders."""
         ...
 
     @property
@@ -47,9 +57,7 @@ class Blocked:
     stuck: tuple[Stuck, ...] = ()
 
 
-def blocked(
-    database: Database, document: Declared, *, local_systems: Callable[[], Collection[str]]
-) -> Blocked:
+def blocked(database: Database, document: Declared, *, local_systems: LocalSystems) -> Blocked:
     """Find them."""
     if not database.one("SELECT 1 FROM build WHERE +state = 'queued' AND " + _NOT_GOOD):
         return Blocked()
@@ -79,6 +87,8 @@ def blocked(
 
 def _causes(database: Database, roots: Collection[int]) -> dict[int, int]:
     """What queued builds lie above the roots, each with the nearest root."""
+    from reconciler.graph import Graph, Node, Platform  # noqa: PLC0415
+
     if not roots:
         return {}
     above = [
@@ -112,9 +122,12 @@ def _causes(database: Database, roots: Collection[int]) -> dict[int, int]:
 
 
 def _unsupported(
-    database: Database, document: Declared, local_systems: Callable[[], Collection[str]]
+    database: Database, document: Declared, local_systems: LocalSystems
 ) -> dict[int, Stuck]:
     """Queued builds that no declared builder can build."""
+    from reconciler.graph import Platform  # noqa: PLC0415
+    from reconciler.scheduler import Fleet  # noqa: PLC0415
+
     platforms = {
         Platform(row[0], frozenset(row[1].split())): row[1]
         for row in database.query(
@@ -122,7 +135,8 @@ def _unsupported(
             f" ON d.id = b.derivation WHERE b.{_NOT_GOOD} AND b.state = 'queued'"
         )
     }
-    slots = slots_of(database, document.text, local_systems=local_systems)
+    here = local_systems({platform.system for platform in platforms})
+    slots = slots_of(database, document.builders, here)
     fleet = Fleet(slots, {})
     found = {
         row["id"]: Stuck(
@@ -158,10 +172,12 @@ def no_builder(fleet: Fleet, slots: Iterable[Slots], platform: Platform) -> str:
 
 
 def slots_of(
-    database: Database, document: str, *, local_systems: Callable[[], Collection[str]]
+    database: Database, builders: Collection[BuilderFacts], here: Collection[str]
 ) -> tuple[Slots, ...]:
-    """The declared builders as they are now, as far as the database knows."""
-    from reconciler import config  # noqa: PLC0415 - takes longer than the rest of a report
+    """The declared builders as they are now, as far as the database knows; `here` is what this
+    machine builds for.
+    """
+    from reconciler.scheduler import Slots  # noqa: PLC0415
 
     taken = {
         row[0]: row[1]
@@ -173,11 +189,19 @@ def slots_of(
         row[0]: row[1]
         for row in database.query("SELECT name, message FROM condition WHERE kind = 'builder'")
     }
-    builders = config.parse(document.encode(), name="the document in force").builders.values()
     return tuple(
         Slots(
-            builder=each,
-            systems=frozenset(local_systems() if each.systems is None else each.systems),
+            builder=Builder(
+                name=each.name,
+                uri=each.uri,
+                systems=each.systems,
+                max_jobs=each.max_jobs,
+                speed_factor=each.speed_factor,
+                supported_features=each.features,
+                mandatory_features=each.mandatory_features,
+                drain=each.drain,
+            ),
+            systems=frozenset(here if each.systems is None else each.systems),
             free=max(0, each.max_jobs - taken.get(each.name, 0)),
             unavailable=wrong.get(each.name),
         )

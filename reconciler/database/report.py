@@ -7,11 +7,11 @@ row by row. Writes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.database.blocked import Blocked, blocked
+from reconciler.database.blocked import Blocked, LocalSystems, blocked
 from reconciler.database.file import Database, Row
 from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 from reconciler.status import (
@@ -51,7 +51,6 @@ class InForce:
     generation: int
     digest: str
     applied_at: float
-    text: str
     jobsets: Mapping[JobsetName, DeclaredJobset]
     builders: tuple[BuilderFacts, ...]
 
@@ -77,7 +76,6 @@ def in_force(database: Database) -> InForce | None:
         generation=row["id"],
         digest=row["digest"],
         applied_at=row["applied_at"],
-        text=row["document"],
         jobsets={
             JobsetName(name): _declared_jobset(value)
             for name, value in loaded.get("jobsets", {}).items()
@@ -128,9 +126,9 @@ def facts(
     *,
     document: DocumentFacts,
     daemon: int | None,
-    local_systems: Callable[[], Collection[str]],
+    local_systems: LocalSystems,
 ) -> Facts:
-    """Everything, in one snapshot. `local_systems` is asked only if something is queued."""
+    """Everything, in one snapshot."""
     with database.snapshot():
         conditions = all_conditions(database)
         in_way = blocked(database, current, local_systems=local_systems)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from reconciler.database import StateLock, declared
 from reconciler.errors import StateError
 from reconciler.model import JobsetName, Outcome
 from tests.cli.farm import DOCUMENT, SYSTEM, Farm
+from tests.test_architecture import PROJECT
 
 
 def test_in_sync(good: Farm) -> None:
@@ -258,3 +263,18 @@ def test_more_problems_than_are_shown(farm: Farm) -> None:
     output = farm.run("status").output
     assert "… and 2 more: reconciler status web" in output
     assert SYSTEM not in output
+
+
+def test_watching_without_a_terminal_prints_what_changes(broken: Farm) -> None:
+    command = [sys.executable, "-m", "reconciler", "status", "--watch", *broken.places]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as process:
+        guard = threading.Timer(30, process.kill)
+        guard.start()
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("failed: 2 jobsets, 2 of 4 succeeded")
+        broken.evaluation("web", {"docs": "docs-1.0"})
+        assert process.stdout.readline().startswith("in sync: 2 jobsets, 2 jobs succeeded")
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        guard.cancel()
+    assert process.returncode == 130
