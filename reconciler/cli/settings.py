@@ -95,11 +95,11 @@ def verb(
                 "--json", "as_json", is_flag=True, help="Print JSON; schemas/ describes it."
             )(wrapped)
         wrapped = place_options(variables=False)(wrapped)
-        epilog = "\n\n".join(
-            "\b\n" + textwrap.dedent(block).strip()
-            for block in (notes, f"Examples:\n{textwrap.indent(textwrap.dedent(examples), '  ')}")
-            if block
-        )
+        blocks = [
+            textwrap.dedent(notes).strip(),
+            "Examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        ]
+        epilog = "\n\n".join(f"\b\n{block}" for block in blocks if block)
         return click.command(
             name, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]}
         )(wrapped)

@@ -23,7 +23,9 @@ def test_help_has_examples_and_fits_80_columns(verb: str) -> None:
     for flag in ("-h", "--help"):
         result = CliRunner().invoke(cli, [verb, flag])
         assert result.exit_code == 0
-        assert "Examples:\n" in result.output
+        examples = result.output.partition("  Examples:\n")[2].splitlines()
+        assert examples
+        assert all("reconciler" in line for line in examples), "an example was wrapped"
         assert max(map(len, result.output.splitlines())) <= 80, result.output
 
 
