@@ -34,8 +34,8 @@ _HEALTH_COLORS = {
 @verb(
     "diff",
     examples="""
-    reconciler diff website                     what the newest evaluation changed
-    reconciler diff website --from 12           against evaluation 12
+    reconciler diff website             what the newest evaluation changed
+    reconciler diff website --from 12   against evaluation 12
     reconciler diff website --from 12 --to 15
     """,
 )

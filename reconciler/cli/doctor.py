@@ -55,7 +55,7 @@ class Finding:
     "doctor",
     examples="""
     reconciler doctor
-    sudo -u nix-reconciler reconciler doctor     as the daemon's user: permissions count
+    sudo -u USER reconciler doctor     as the daemon's user: permissions count
     """,
     notes="""
     Exit status: 0 all is well (warnings aside), 1 something is not.

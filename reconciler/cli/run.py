@@ -21,8 +21,8 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
     "run",
     json=False,
     examples="""
-    reconciler run                              the daemon, until it is told to stop
-    reconciler run --once                       until nothing is left to do
+    reconciler run             the daemon, until it is told to stop
+    reconciler run --once      until nothing is left to do
     reconciler --config farm.yaml --state-dir ./state run --once
     """,
     notes="""

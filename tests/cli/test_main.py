@@ -26,7 +26,7 @@ def test_help_has_examples_and_fits_80_columns(verb: str) -> None:
         examples = result.output.partition("  Examples:\n")[2].splitlines()
         assert examples
         assert all("reconciler" in line for line in examples), "an example was wrapped"
-        assert max(map(len, result.output.splitlines())) <= 80, result.output
+        assert not [line for line in result.output.splitlines() if len(line) > 80]
 
 
 def test_verbs_are_listed_in_their_order() -> None:
