@@ -42,6 +42,8 @@ async def read(environment: Mapping[str, str]) -> Settings:
 async def _version(environment: Mapping[str, str]) -> str:
     asked = await process.run(["nix", "--version"], env=environment, timeout=TIMEOUT)
     text = asked.stdout.decode(errors="replace").strip()
+    if asked.returncode != 0:
+        raise NixError(f"Nix does not start: {asked.stderr.strip()}")
     found = re.search(r"(\d+)\.(\d+)[\w.+-]*$", text)
     if found is None:
         raise NixError(f"`nix --version` says {text!r}, which is not a version of Nix")

@@ -1,4 +1,7 @@
-"""Runs the daemon as `reconciler run` does: `python -m tests.support.run_daemon CONFIG STATE`."""
+"""Runs the daemon as `reconciler run` does.
+
+`python -m tests.support.run_daemon CONFIG STATE [--once] [--as-nobody]`
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from reconciler.errors import ReconcilerError
 
 def main() -> int:
     config, state_dir = map(Path, sys.argv[1:3])
+    if "--as-nobody" in sys.argv:  # for root nothing is read-only
+        os.seteuid(65534)
     try:
         converged = daemon.run(
             config=config,

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -67,6 +66,11 @@ class Trial:
     def config(self) -> Path:
         """The document."""
         return self.root / "farm.json"
+
+    @property
+    def log(self) -> Path:
+        """What daemons in processes of their own printed."""
+        return self.root / "daemon.log"
 
     @property
     def env(self) -> dict[str, str]:
@@ -129,20 +133,21 @@ class Trial:
     def running(self, *, wait: bool = True) -> Iterator[Daemon]:
         """A daemon in a process of its own, stopped at the end unless it is gone by then."""
         self.settled = False
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.run_daemon", self.config, self.state_dir],
-            env=self.env,
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.run_daemon", self.config, self.state_dir],
+                env=self.env,
+                cwd=PROJECT,
+                stdout=log,
+                stderr=log,
+            )
         daemon_ = Daemon(self, process)
         try:
             if wait:
                 daemon_.eventually((self.state_dir / daemon.WAKE_SOCKET).exists)
             yield daemon_
-            daemon_.stop()
+            if not daemon_.killed:
+                daemon_.stop()
         finally:
             daemon_.kill()
 
@@ -153,6 +158,12 @@ class Trial:
                 database, verb=verb, subject=subject, who="tester", why="", now=time.time()
             )
         self.settled = False
+
+    def until_nothing_runs(self) -> None:
+        """Wait until no process of this store is left; AssertionError if one stays."""
+        until = time.monotonic() + DEADLINE
+        while left := processes_with(str(self.store.root)):
+            assert time.monotonic() < until, left
 
     # --- Looking -----------------------------------------------------------------------------
 
@@ -238,7 +249,8 @@ class Daemon:
     """A daemon that runs."""
 
     trial: Trial
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    killed: bool = False
 
     def eventually(self, predicate: Callable[[], object], *, deadline: float = DEADLINE) -> None:
         """Wait until the predicate is true; AssertionError if the daemon ends, or it is late."""
@@ -249,11 +261,12 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 assert time.monotonic() < until, f"waited in vain:\n{self._story()}"
             else:
-                raise AssertionError(f"the daemon ended:\n{self.output()}{self._story()}")
+                raise AssertionError(f"the daemon ended:\n{self._story()}")
 
     def _story(self) -> str:
         events = self.trial.query("SELECT kind, subject, before, after, cause FROM event")
-        return "\n".join([*map(str, events), str(self.trial.conditions())])
+        printed = self.trial.log.read_text()
+        return "\n".join([*map(str, events), str(self.trial.conditions()), printed])
 
     def wake(self) -> None:
         """Say that there is something to do."""
@@ -269,20 +282,14 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask it to end, and see that it does so cleanly."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        output, _ = self.process.communicate(timeout=DEADLINE)
-        assert self.process.returncode == 0, output
+        self.process.terminate()
+        assert self.process.wait(DEADLINE) == 0, self._story()
 
     def kill(self) -> None:
         """End it at once, if it is there."""
+        self.killed = True
         self.process.kill()
-        self.process.communicate()
-
-    def output(self) -> str:
-        """What it printed, once it has ended."""
-        assert self.process.stdout is not None
-        return self.process.stdout.read()
+        self.process.wait()
 
 
 def daemon_wake(state_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ from tests.support.trial import Trial, processes_with
 @pytest.fixture
 def trial() -> Iterator[Trial]:
     """A reconciler with an empty store; the invariants are checked at the end."""
+    with a_trial() as made:
+        yield made
+
+
+@contextmanager
+def a_trial() -> Iterator[Trial]:
+    """The same, for a fixture that lives longer."""
     root = Path(tempfile.mkdtemp(prefix="t-", dir=stores_root()))
     root.chmod(0o755)
     store_root = root / "nix"
