@@ -25,7 +25,7 @@ from pathlib import Path
 from reconciler import collect, config, reconcile
 from reconciler.database import Database, evaluated, observe, open_writer
 from reconciler.executor import Executor, Places
-from reconciler.farm import Farm, Progress
+from reconciler.farm import Farm, Progress, calm_collector
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
 from reconciler.nix.endpoint import local_endpoint
@@ -48,6 +48,7 @@ def _desired(state_dir: Path) -> Desired:
 
 
 def _farm(state_dir: Path) -> Farm:
+    calm_collector()
     database = open_writer(state_dir, now=NOW)
     environment = dict(os.environ)
     places = Places(state_dir=state_dir, environment=environment)

@@ -20,7 +20,7 @@ from reconciler.config import ConfigError
 from reconciler.database import Database, StateLock, observe, open_writer, recovery
 from reconciler.errors import StateError
 from reconciler.executor import Executor, Places
-from reconciler.farm import Farm
+from reconciler.farm import Farm, calm_collector
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
@@ -60,6 +60,7 @@ def run(
             f"cannot make the state directory {state_dir}: {error.strerror}. "
             "Name another one with --state-dir."
         ) from error
+    calm_collector()
     with StateLock(state_dir):
         database = open_writer(state_dir, now=time.time())
         try:

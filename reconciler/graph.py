@@ -299,14 +299,19 @@ class Graph:
 
     def wanted(self, roots: Mapping[int, int]) -> dict[int, int]:
         """Carry bits from roots down to all they need; roots that are not here are good."""
-        masks = {key: mask for key, mask in roots.items() if key in self._nodes and mask}
+        masks = dict.fromkeys(self._nodes, 0)
+        masks.update((key, mask) for key, mask in roots.items() if key in masks)
+        if not any(masks.values()):
+            return {}
+        known = masks.get
         for node in reversed(self._nodes.values()):
-            mask = masks.get(node.id)
-            if mask is not None:
+            mask = masks[node.id]
+            if mask:
                 for needed in node.inputs:
-                    if needed in self._nodes:
-                        masks[needed] = masks.get(needed, 0) | mask
-        return masks
+                    before = known(needed)
+                    if before is not None and before | mask != before:
+                        masks[needed] = before | mask
+        return {key: mask for key, mask in masks.items() if mask}
 
     def highest(self, roots: Mapping[int, int]) -> dict[int, int]:
         """Carry priorities from roots down to all they need, where the greatest counts."""

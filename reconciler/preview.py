@@ -18,7 +18,7 @@ from reconciler import config, reconcile, source
 from reconciler.database import Database, observe, open_memory, open_reader
 from reconciler.errors import ReconcilerError
 from reconciler.executor import Executor, Places
-from reconciler.farm import Farm
+from reconciler.farm import Farm, calm_collector
 from reconciler.ingest import Ingest
 from reconciler.model import CacheName, Desired, Jobset, JobsetName
 from reconciler.nix import settings as nix_settings
@@ -56,6 +56,7 @@ class Preview:
 
 async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[str, str]) -> Preview:
     """Look; ReconcilerError for a bad document or a state that cannot be read."""
+    calm_collector()
     desired = config.load(config_path)
     nix = await nix_settings.read(environment)
     now = time.time()

@@ -6,9 +6,10 @@ keeps the names and the roots. Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import BuildState, DrvPath, Jobset, JobsetName, Limits
@@ -32,9 +33,8 @@ class WantedJob:
     priority: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveBuild:
-    """A build whose outputs do not exist."""
+class LiveBuild(NamedTuple):
+    """A build whose outputs do not exist. A tuple: there are hundreds of thousands of them."""
 
     id: int
     path: DrvPath
@@ -56,10 +56,11 @@ def package_name(name: str) -> str:
 
     The rule is Nix's own (`builtins.parseDrvName`).
     """
-    for index, character in enumerate(name[:-1]):
-        if character == "-" and not name[index + 1].isalpha():
-            return name[:index]
-    return name
+    version = _VERSION.search(name)
+    return name if version is None else name[: version.start()]
+
+
+_VERSION = re.compile("-[^A-Za-z]")
 
 
 class Work:
@@ -136,17 +137,17 @@ class Work:
     def bump(self, derivations: Collection[int]) -> None:
         """Note that a person wants builds first; takes effect with the next `want`."""
         for each in derivations:
-            self.builds[each] = replace(self.builds[each], bumped=True)
+            self.builds[each] = self.builds[each]._replace(bumped=True)
 
     def failed_again(self, derivation: int) -> None:
         """Count an infrastructure failure."""
         build = self.builds[derivation]
-        self.builds[derivation] = replace(build, failures=build.failures + 1)
+        self.builds[derivation] = build._replace(failures=build.failures + 1)
 
     def forgive(self, derivations: Collection[int]) -> None:
         """Count infrastructure failures from nothing again."""
         for each in derivations:
-            self.builds[each] = replace(self.builds[each], failures=0)
+            self.builds[each] = self.builds[each]._replace(failures=0)
 
     # --- Durations -------------------------------------------------------------------------
 

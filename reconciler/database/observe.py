@@ -105,35 +105,52 @@ def live_builds(database: Database, only: Collection[int] | None = None) -> list
     if only is not None:
         where += " AND b.derivation IN (SELECT value FROM json_each(?))"
         parameters.append(json.dumps(list(only)))
-    inputs: dict[int, list[int]] = {}
-    for derivation, needed in database.query(
-        "SELECT i.derivation, i.input FROM build b JOIN input i ON i.derivation = b.derivation"
-        f" JOIN build n ON n.derivation = i.input AND n.{_NOT_GOOD} WHERE {where}",
+    rows = database.query(
+        # One row for each build: rows for the edges, eight times as many, take most of the time.
+        "SELECT d.id, d.path, d.name, d.system, d.features, d.prefer_local, d.unsupported,"
+        " b.state, b.not_before, b.failures, b.bumped_at,"
+        " (SELECT group_concat(i.input) FROM input i WHERE i.derivation = d.id)"
+        f" FROM build b JOIN derivation d ON d.id = b.derivation WHERE {where}",
         parameters,
-    ):
-        inputs.setdefault(derivation, []).append(needed)
+    )
+    inputs = {row[0]: tuple(map(int, row[11].split(","))) for row in rows if row[11]}
+    live = {row[0] for row in rows} if only is None else _live(database, inputs.values())
+    for derivation, needed in inputs.items():
+        if not live.issuperset(needed):
+            inputs[derivation] = tuple(each for each in needed if each in live)
     return [
         LiveBuild(
             id=row[0],
-            path=DrvPath(row[1]),
+            path=row[1],
             name=row[2],
             system=row[3],
-            features=tuple(row[4].split()),
+            features=tuple(row[4].split()) if row[4] else (),
             prefer_local=bool(row[5]),
             unsupported=row[6],
-            state=BuildState(row[7]),
+            state=_BUILD_STATES[row[7]],
             not_before=row[8],
             failures=row[9],
             bumped=row[10] is not None,
-            inputs=tuple(inputs.get(row[0], ())),
+            inputs=inputs.get(row[0], ()),
         )
-        for row in database.query(
-            "SELECT d.id, d.path, d.name, d.system, d.features, d.prefer_local, d.unsupported,"
-            " b.state, b.not_before, b.failures, b.bumped_at"
-            f" FROM build b JOIN derivation d ON d.id = b.derivation WHERE {where}",
-            parameters,
-        )
+        for row in rows
     ]
+
+
+_BUILD_STATES = {state.value: state for state in BuildState}
+
+
+def _live(database: Database, derivations: Iterable[Iterable[int]]) -> set[int]:
+    """Those of the derivations whose outputs do not exist."""
+    asked = json.dumps(list({each for some in derivations for each in some}))
+    return {
+        row[0]
+        for row in database.query(
+            "SELECT b.derivation FROM json_each(?) a CROSS JOIN build b"
+            f" ON b.derivation = a.value AND b.{_NOT_GOOD}",
+            (asked,),
+        )
+    }
 
 
 def needed_outputs(database: Database) -> dict[DrvPath, set[StorePath]]:
