@@ -239,7 +239,7 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
         actions.extend(_evaluation(jobset, seen, now=now))
         actions.extend(_retention(jobset, seen))
         next_poll = _next_poll(jobset, seen)
-        if jobset.enabled and not seen.suspended and next_poll is not None:
+        if _active(jobset, seen) and next_poll is not None:
             wakes.append(next_poll)
     actions.extend(_releases(desired, observed))
     actions.extend(_builds(observed, now=now))
@@ -265,7 +265,7 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
 
 def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator[Action]:
     """Whether a jobset is to be polled, or what it resolved to evaluated."""
-    if not jobset.enabled or seen.suspended or seen.busy:
+    if not _active(jobset, seen):
         return
     cause = _poll_cause(jobset, seen, now=now)
     if cause is not None:
@@ -274,6 +274,11 @@ def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator
         cause = _evaluation_cause(seen, seen.locked)
         if cause is not None:
             yield Evaluate(jobset=jobset.name, locked=seen.locked, cause=cause)
+
+
+def _active(jobset: Jobset, seen: ObservedJobset) -> bool:
+    """Whether its source may be looked at now; at the end of what keeps it busy there is a tick."""
+    return jobset.enabled and not seen.suspended and not seen.busy
 
 
 def _poll_cause(jobset: Jobset, seen: ObservedJobset, *, now: float) -> str | None:

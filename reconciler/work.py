@@ -224,16 +224,17 @@ class Work:
 
     def limits(self, derivation: int, jobsets: Mapping[JobsetName, Jobset]) -> Limits:
         """The largest limits of those that want it; a job's own go before its jobset's."""
-        own = {job.jobset: job for job in self._jobs.get(derivation, ())}
+        names = [name for name in self.wanting(derivation) if name in jobsets]
+        limits = [jobsets[name].limits for name in names]
+        own: dict[JobsetName, list[WantedJob]] = {}
+        for job in self._jobs.get(derivation, ()):
+            own.setdefault(job.jobset, []).append(job)
         timeouts: list[float | None] = []
         silences: list[float | None] = []
-        limits = [jobsets[name].limits for name in self.wanting(derivation) if name in jobsets]
-        for name in self.wanting(derivation):
-            if name in jobsets:
-                job = own.get(name)
-                given = jobsets[name].limits
-                timeouts.append(job.timeout if job and job.timeout else given.timeout)
-                silences.append(job.max_silent if job and job.max_silent else given.max_silent)
+        for name, given in zip(names, limits, strict=True):
+            jobs = own.get(name, ())
+            timeouts += [job.timeout or given.timeout for job in jobs] or [given.timeout]
+            silences += [job.max_silent or given.max_silent for job in jobs] or [given.max_silent]
         return Limits(
             timeout=_largest(timeouts),
             max_silent=_largest(silences),
