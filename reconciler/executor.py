@@ -199,6 +199,8 @@ class Executor:
 
         async def read() -> None:
             try:
+                if locked.store_path is not None:
+                    await self._store.protect([StorePath(locked.store_path)])
                 rows = evaluation.evaluate(locked, jobset, environment=self._places.environment)
                 async with contextlib.aclosing(rows):
                     async for row in rows:

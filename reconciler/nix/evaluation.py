@@ -13,13 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from pathlib import Path
 from typing import Protocol
 
-from reconciler import process
 from reconciler.errors import ReconcilerError
 from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, Jobset
 from reconciler.nix import builtin_evaluator, eval_jobs
 from reconciler.nix.aggregates import resolve_aggregates
 from reconciler.nix.expression import EvaluationTask, evaluation_task
-from reconciler.nix.rows import Aggregate, Row, error_message
+from reconciler.nix.rows import Aggregate, Row
 from reconciler.source import LockedSource, fetch_environment
 
 
@@ -49,7 +48,8 @@ async def evaluate(
 
     A fault of the evaluation as a whole is a failure with an empty path, and what was found
     before stands. A job's derivation is protected from collection until the next item is asked
-    for: by then it must be rooted. `work_dir` is an existing folder for temporary files (None:
+    for: by then it must be rooted. The copy of a local source (`locked.store_path`) must be
+    protected all the while. `work_dir` is an existing folder for temporary files (None:
     the system's). Close the iterator (`contextlib.aclosing`) if it is left early: that ends the
     processes.
     """
@@ -127,7 +127,7 @@ async def _run(locked: LockedSource, task: EvaluationTask, rows: _Rows) -> None:
         aggregates.clear()
 
     try:
-        await _protect_tree(locked, task)
+        _check_tree(locked)
         evaluator = _evaluator(task.environment)
         await evaluator(task, emit=emit, finish=finish)
     except ReconcilerError as error:
@@ -144,18 +144,9 @@ def _evaluator(environment: Mapping[str, str]) -> Evaluator:
     return builtin_evaluator.run
 
 
-async def _protect_tree(locked: LockedSource, task: EvaluationTask) -> None:
-    """Root the copy of a local source for as long as it is evaluated."""
-    if locked.store_path is None:
-        return
-    root = task.work_dir / "source"
-    rooted = await process.run(
-        ["nix-store", "--realise", locked.store_path, "--add-root", str(root)],
-        env=task.environment,
-        timeout=task.settings.timeout,
-    )
-    if rooted.returncode != 0:
+def _check_tree(locked: LockedSource) -> None:
+    """It may have been collected before it was protected."""
+    if locked.store_path is not None and not Path(locked.store_path).exists():
         raise ReconcilerError(
-            f"the copy of the source, {locked.store_path}, cannot be kept in the store: "
-            f"{error_message(rooted.stderr)}"
+            f"the copy of the source, {locked.store_path}, is in the store no longer"
         )

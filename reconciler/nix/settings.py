@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -24,11 +25,13 @@ class Settings:
 
 async def read(environment: Mapping[str, str]) -> Settings:
     """Ask Nix; NixError if there is none, it is too old, or it refuses its configuration."""
-    version = await _version(environment)
-    shown = await process.run(
-        ["nix", "--extra-experimental-features", "nix-command", "config", "show", "--json"],
-        env=environment,
-        timeout=TIMEOUT,
+    version, shown = await asyncio.gather(
+        _version(environment),
+        process.run(
+            ["nix", "--extra-experimental-features", "nix-command", "config", "show", "--json"],
+            env=environment,
+            timeout=TIMEOUT,
+        ),
     )
     if shown.returncode != 0:
         raise NixError(f"Nix does not accept its own configuration: {shown.stderr.strip()}")
