@@ -218,7 +218,13 @@ async def _activity_started(reader: Reader) -> ActivityStarted:
 
 
 async def _fields(reader: Reader) -> tuple[Field, ...]:
-    return tuple([await _field(reader) for _ in range(await reader.word())])
+    """Nix tells its progress in numbers dozens of times a build: those are decoded at once."""
+    count = await reader.word()
+    ahead = reader.arrived(2 * count)
+    if ahead is not None and not any(ahead[::2]):  # the types; 0 is a number
+        reader.skip(2 * count)
+        return ahead[1::2]
+    return tuple([await _field(reader) for _ in range(count)])
 
 
 async def _field(reader: Reader) -> Field:

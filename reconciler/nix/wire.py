@@ -70,6 +70,17 @@ class Reader:
         self._at = at + WORD_SIZE
         return int(_WORD.unpack_from(self._buffer, at)[0])
 
+    def arrived(self, count: int) -> tuple[int, ...] | None:
+        """The next words, not taken, if so many have arrived."""
+        if len(self._buffer) - self._at < count * WORD_SIZE:
+            return None
+        return struct.unpack_from(f"<{count}Q", self._buffer, self._at)
+
+    def skip(self, count: int) -> None:
+        """Take words that `arrived` showed."""
+        self._charge(count * WORD_SIZE)
+        self._at += count * WORD_SIZE
+
     async def string(self) -> bytes:
         """A string, whole."""
         length = await self.word()
