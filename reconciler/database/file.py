@@ -15,9 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import sqlite_utils
-
-from reconciler.database.migrations import migrations
 from reconciler.errors import StateError
 
 Value = str | int | float | None
@@ -25,6 +22,9 @@ Row = sqlite3.Row
 
 FILE_NAME = "reconciler.db"
 LOCK_NAME = "lock"
+MIGRATIONS = ("m001_first",)
+"""Names of this program's migrations, in order. Here, because loading the migrations themselves
+takes as long as a whole report, which needs only to know whether there are others."""
 
 
 def database_path(state_dir: Path) -> Path:
@@ -248,7 +248,7 @@ def open_reader(state_dir: Path) -> Database | None:
     connection = _connect_read_only(path)
     database = Database(connection, path)
     _refuse_newer(database)
-    if migrations.pending(sqlite_utils.Database(connection)):
+    if set(MIGRATIONS).difference(_applied(database)):
         connection.close()
         raise StateError(
             f"{path} was written by an older version. Start the daemon once: it migrates the file."
@@ -281,11 +281,20 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _applied(database: Database) -> list[str]:
+    """The migrations that a file has seen, as sqlite-utils notes them."""
+    if not database.one("SELECT 1 FROM sqlite_schema WHERE name = '_sqlite_migrations'"):
+        return []
+    return [
+        row[0]
+        for row in database.query(
+            "SELECT name FROM _sqlite_migrations WHERE migration_set = 'reconciler' ORDER BY id"
+        )
+    ]
+
+
 def _refuse_newer(database: Database) -> None:
-    handle = sqlite_utils.Database(database.connection)
-    with _explained(database.path):
-        applied = [migration.name for migration in migrations.applied(handle)]
-    unknown = [name for name in applied if name not in known_migrations()]
+    unknown = [name for name in _applied(database) if name not in MIGRATIONS]
     if unknown:
         raise StateError(
             f"{database.path} was written by a newer version (migration {unknown[0]}). "
@@ -293,30 +302,25 @@ def _refuse_newer(database: Database) -> None:
         )
 
 
-def known_migrations() -> list[str]:
-    """Names of the migrations that this program has, in order."""
-    empty = sqlite_utils.Database(memory=True)
-    try:
-        return [migration.name for migration in migrations.pending(empty)]
-    finally:
-        empty.close()
-
-
 def _migrate(database: Database, *, now: float) -> None:
     _refuse_newer(database)
-    handle = sqlite_utils.Database(database.connection)
-    pending = migrations.pending(handle)
+    applied = _applied(database)
+    pending = [name for name in MIGRATIONS if name not in applied]
     if not pending:
         return
-    if migrations.applied(handle):
-        backup = database.path.with_name(f"{database.path.name}.before-{pending[0].name}")
+    import sqlite_utils  # noqa: PLC0415 - as for MIGRATIONS
+
+    from reconciler.database.migrations import migrations  # noqa: PLC0415
+
+    if applied:
+        backup = database.path.with_name(f"{database.path.name}.before-{pending[0]}")
         if not backup.exists():
             database.connection.execute("VACUUM INTO ?", (str(backup),))
-    migrations.apply(handle)
+    migrations.apply(sqlite_utils.Database(database.connection))
     with database.transaction():
-        for migration in pending:
+        for name in pending:
             database.execute(
                 "INSERT INTO event(at, kind, subject, before, after, cause)"
                 " VALUES (?, 'schema', ?, NULL, 'applied', 'start')",
-                (now, migration.name),
+                (now, name),
             )
