@@ -34,6 +34,8 @@ class Tick:
 
 async def start(farm: Farm, *, now: float) -> None:
     """Derive what is kept in memory from the database and the store."""
+    # An empty store is made by the first that opens it; several at once get in each other's way.
+    await farm.store.connection()
     collected = await _find_lost(farm, now=now)
     _load(farm)
     farm.adopt(farm.desired, now=now)

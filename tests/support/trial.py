@@ -36,13 +36,17 @@ let
     inherit name;
     system = "{SYSTEM}";
     builder = "/bin/sh";
-    args = [ "-euc" script ];
+    args = [ "-euc" "${{script}}\n:" ];
     PATH = "/usr/bin:/bin";
   }} // extra);
   sleep = "exec sleep 3600";
 in
 """
-"""What expressions of tests begin with: `job NAME SCRIPT`."""
+"""What expressions of tests begin with: `job NAME SCRIPT`.
+
+A script ends with a command of the shell's own, or the shell would become the last program. Those
+of coreutils close their output before they exit, at which Nix kills a builder that is still there.
+"""
 
 
 @dataclass

@@ -188,6 +188,7 @@ def test_cancel_takes_what_is_queued_off_the_queue(trial: Trial) -> None:
     trial.declare({"it": expression}, builders={"local": {"maxJobs": 1}})
     with trial.running() as daemon:
         daemon.eventually(lambda: trial.builds().get("first") == "building")
+        daemon.eventually(lambda: trial.evaluations("it") == [DONE])
         daemon.ask("cancel", "it.second")
         assert trial.builds() == {"first": "building", "second": "cancelled"}
         assert "nothing to cancel" in daemon.ask("cancel", "it.second")
