@@ -55,7 +55,7 @@ def test_there_are_vague_ones() -> None:
     ("message", "reason"),
     [
         (
-            "Cannot build '/x-a.drv'.\nReason: builder failed with exit code 3.\nOutput paths:\n  /y",
+            "Cannot build '/x'.\nReason: builder failed with exit code 3.\nOutput paths:\n  /y",
             "builder failed with exit code 3",
         ),
         (

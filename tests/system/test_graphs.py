@@ -281,16 +281,23 @@ def test_dynamic_derivations_are_refused_each_with_its_reason(trial: Trial) -> N
     experimental(trial, "ca-derivations", "dynamic-derivations", "recursive-nix")
     trial.declare(
         {
-            "dynamic": """
+            "dynamic": {
+                "source": trial.source(
+                    "dynamic",
+                    """
             let
               maker = with_ {
                 __contentAddressed = true; outputHashMode = "text"; outputHashAlgo = "sha256";
-              } "maker.drv" "echo > $out";
+              } "maker.drv" "cp ${builtins.unsafeDiscardOutputDependency inner.drvPath} $out";
+              inner = job "inner" "echo > $out";
             in {
               user = job "user" "cat ${builtins.outputOf maker.outPath "out"} > $out";
               beside = job "beside" "touch $out";
             }
-            """
+            """,
+                ),
+                "retry": {"attempts": 1},
+            },
         }
     )
     assert trial.once()
