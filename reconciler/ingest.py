@@ -135,10 +135,11 @@ class Ingest:
             fact = walk.facts.get(path)
             if fact is None:
                 fact = walk.facts[path] = derivation.read(path)
-                walk.wanted[path] = set()
-            wanted = set(names) or set(fact.outputs)
-            more = wanted - walk.wanted[path]
-            if more and walk.available.get(path, True):
+                walk.wanted[path] = set(names or fact.outputs)
+                level.append(path)
+                continue
+            more = set(names or fact.outputs) - walk.wanted[path]
+            if more and walk.available[path]:
                 walk.wanted[path] |= more
                 level.append(path)
         return level
@@ -158,9 +159,8 @@ class Ingest:
         for drv, each in asked.items():
             # What says itself that it failed is built once more, which costs nothing since Nix has
             # it, and is then judged as every build is.
-            walk.available[drv] = all(
-                path is not None and path in there and not build_products.says_failed(path)
-                for path in each
+            walk.available[drv] = there.issuperset(each) and not any(
+                path is not None and build_products.says_failed(path) for path in each
             )
 
     # --- Writing ---------------------------------------------------------------------------
@@ -198,9 +198,10 @@ class Ingest:
             rows.add_derivations(self._database, new, now=now)
             rows.add_inputs(
                 self._database,
+                # In the order of the table's key, as far as may be: SQLite appends them.
                 (
                     (ids[path], ids[needed], " ".join(names))
-                    for path, fact in walk.facts.items()
+                    for path, fact in reversed(walk.facts.items())
                     if not walk.available[path]
                     for needed, names in fact.inputs.items()
                 ),

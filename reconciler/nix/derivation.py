@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 from reconciler.errors import NixError
@@ -161,13 +163,21 @@ def _quick_inputs(segment: str) -> _Inputs | None:
         and tokens[2::4].count(",[") == count
         and tokens[4::4].count("]),(") == count - 1
     ):
-        return dict(zip(cast("list[DrvPath]", tokens[1::4]), zip(tokens[3::4]), strict=True))
+        # Interned: a path is read as often as there is who needs it, and kept in memory once.
+        paths = cast("Iterable[DrvPath]", map(sys.intern, tokens[1::4]))
+        return dict(zip(paths, map(_only, tokens[3::4]), strict=True))
     pairs = _INPUT.findall(segment)
     if sum(map(len, (part for pair in pairs for part in pair))) + _AROUND_INPUT * len(pairs) != (
         len(segment) + 1
     ):
         return None  # the pattern passed over something
     return {DrvPath(drv): tuple(outputs.split('","')) for drv, outputs in pairs}
+
+
+@lru_cache(maxsize=1024)
+def _only(name: str) -> tuple[str, ...]:
+    """One object for all that want the same output of an input."""
+    return (name,)
 
 
 # --- The way for any ---------------------------------------------------------------------------
