@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler import build_log, config, reconcile
 from reconciler.config import ConfigError
@@ -26,8 +27,10 @@ from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.store import Store
-from reconciler.watch import Watcher
 from reconciler.work import Work
+
+if TYPE_CHECKING:
+    from reconciler.watch import Watcher
 
 Observer = Callable[[Database, float], None]
 """Is shown the database after every tick; reads only."""
@@ -104,7 +107,7 @@ class _Loop:
             farm.fault("document", str(self._config_path), "invalid", problem)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._stop)
-        watcher = None if self._once else Watcher(self._watched(asyncio.get_running_loop()))
+        watcher = None if self._once else self._watcher()
         listener = _listen(self._places.state_dir / WAKE_SOCKET, self._wake.set)
         try:
             await reconcile.start(farm, now=time.time())
@@ -216,6 +219,11 @@ class _Loop:
             if isinstance(jobset.source, PathSource)
         ]
         watcher.watch(wanted)
+
+    def _watcher(self) -> Watcher:
+        from reconciler.watch import Watcher  # noqa: PLC0415 - of no use to `--once`
+
+        return Watcher(self._watched(asyncio.get_running_loop()))
 
     def _watched(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def changed(key: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import attempt, build_log, pushing, source
+from reconciler import attempt, build_log, source
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError
 from reconciler.ingest import Ingest
@@ -333,6 +333,9 @@ class Executor:
     async def _close_over(
         self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool
     ) -> None:
+        # Loading it, with its cryptography, takes longer than evaluating a small jobset.
+        from reconciler import pushing  # noqa: PLC0415
+
         paths: Collection[StorePath] = {path for each in outputs.values() for path in each}
         error = None
         try:
@@ -350,6 +353,9 @@ class Executor:
         self._start(self._push(cache, paths))
 
     async def _push(self, cache: Cache, paths: Collection[StorePath]) -> None:
+        # Loading it, with its cryptography, takes longer than evaluating a small jobset.
+        from reconciler import pushing  # noqa: PLC0415
+
         self._report(await pushing.push(cache, paths, self._store))
 
     # --- Logs ----------------------------------------------------------------------------------
