@@ -50,20 +50,10 @@ def _lab(*, quick: bool) -> Lab:
     return Lab(PrivateStore(store), scratch, QUICK if quick else FULL)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="smaller graphs: a hint in minutes")
-    parser.add_argument("--only", metavar="N,…", help="the rows to measure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the results are written")
-    options = parser.parse_args()
-    only = {int(each) for each in options.only.split(",")} if options.only else None
-    kind = "quick" if options.quick else "full"
-    lab = _lab(quick=options.quick)
+def _measure(lab: Lab, only: set[int] | None) -> tuple[list[Row], bool]:
+    """The rows, each printed as soon as it is there; whether any could not be measured."""
     rows: list[Row] = []
     failed = False
-    print(
-        f"{kind} run, {lab.sizes.rounds} interleaved rounds, ratios are their medians", flush=True
-    )
     for numbers, measure in GROUPS:
         if only is not None and only.isdisjoint(numbers):
             continue
@@ -74,7 +64,23 @@ def main() -> int:
         except FailedError as error:
             failed = True
             print(f"{numbers}: {error}", file=sys.stderr, flush=True)
-    shutil.rmtree(lab.scratch)
+    return rows, failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="smaller graphs: a hint in minutes")
+    parser.add_argument("--only", metavar="N,…", help="the rows to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the results are written")
+    options = parser.parse_args()
+    only = {int(each) for each in options.only.split(",")} if options.only else None
+    kind = "quick" if options.quick else "full"
+    lab = _lab(quick=options.quick)
+    print(f"{kind} run: medians of {lab.sizes.rounds} interleaved rounds", flush=True)
+    try:
+        rows, failed = _measure(lab, only)
+    finally:
+        shutil.rmtree(lab.scratch)
     target = options.json or RESULTS / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps({"kind": kind, "rows": [row.as_json() for row in rows]}, indent=2))
