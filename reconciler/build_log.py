@@ -58,15 +58,6 @@ class LogWriter:
             while self._tail_bytes - len(self._tail[0]) >= TAIL_BYTES:
                 self._tail_bytes -= len(self._tail.popleft())
 
-    def last_lines(self, count: int) -> list[str]:
-        """The last lines so far, decoded."""
-        data = b"".join(self._tail)
-        if not self._tail:
-            with self._live.open("rb") as file:
-                file.seek(max(0, min(self.bytes, HEAD_BYTES) - 64 * 1024))
-                data = file.read()
-        return data.decode(errors="replace").splitlines()[-count:]
-
     def close(self) -> None:
         """Compress into the stored file and remove the live one; a log without bytes leaves none.
 

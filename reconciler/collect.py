@@ -62,7 +62,12 @@ def _discovered(farm: Farm, outcome: out.Discovered, *, now: float) -> None:
 
 def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
     evaluated.end_evaluation(farm.database, outcome.evaluation, error=outcome.error, now=now)
-    farm.progress_of(outcome.jobset).busy = False
+    progress = farm.progress_of(outcome.jobset)
+    progress.busy = False
+    farm.fault("jobset", outcome.jobset, "evaluation-interrupted", outcome.fault)
+    if outcome.fault is not None:
+        # As if the source had not answered: it is asked again after the same pause.
+        progress.locked, progress.polled_at = None, now
     farm.want()
 
 

@@ -28,7 +28,7 @@ class NixError(ReconcilerError):
 
 
 class ConnectionLostError(NixError):
-    """The Nix daemon went away, stalled or spoke garbage: an infrastructure fault, worth a retry."""
+    """The Nix daemon went away, stalled or spoke garbage: infrastructure, worth a retry."""
 
 
 class SourceError(ReconcilerError):

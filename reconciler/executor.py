@@ -181,15 +181,18 @@ class Executor:
         self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
     ) -> None:
         error: str | None = INTERRUPTED
+        fault: str | None = None
         try:
             async with self._evaluators:
                 self._report(EvaluationStarted(evaluation=number))
                 error = await self._stream(jobset, locked, number, known)
+        except (NixError, OSError) as problem:
+            fault = f"the evaluation was cut off, and is tried again: {problem}"
         except ReconcilerError as problem:
             error = str(problem)
         finally:
             self._evaluations.pop(jobset.name, None)
-            self._report(Evaluated(jobset=jobset.name, evaluation=number, error=error))
+            self._report(Evaluated(jobset=jobset.name, evaluation=number, error=error, fault=fault))
 
     async def _stream(
         self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
@@ -317,7 +320,7 @@ class Executor:
             await asyncio.sleep(pause)
             try:
                 await self._store.hold(evaluation_id, paths)
-            except NixError as error:
+            except (NixError, OSError) as error:
                 message = f"cannot root the outputs of evaluation {evaluation_id}: {error}"
             else:
                 message = None

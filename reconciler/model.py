@@ -244,8 +244,10 @@ class EvaluationState(StrEnum):
 
 
 class BuildState(StrEnum):
-    """What is stored of a build's progress; ready, waiting, dependency-failed and unsupported
-    are derived from the graph, never stored."""
+    """What is stored of a build's progress.
+
+    Ready, waiting, dependency-failed and unsupported are derived from the graph, never stored.
+    """
 
     QUEUED = "queued"
     BUILDING = "building"

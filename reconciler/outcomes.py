@@ -42,6 +42,8 @@ class Evaluated:
     jobset: JobsetName
     evaluation: int
     error: str | None
+    fault: str | None = None
+    """What cut it off that says nothing of the source: it is evaluated again after a pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

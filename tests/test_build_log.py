@@ -51,7 +51,6 @@ def test_of_a_long_log_head_and_tail_are_kept(
     for line in lines:
         writer.write(line)
     assert writer.bytes == sum(map(len, lines))
-    assert writer.last_lines(2) == ["line 00998", "line 00999"]
     writer.close()
     kept = stored(tmp_path, 1)
     assert kept.startswith(b"".join(lines[:80]))
@@ -61,13 +60,6 @@ def test_of_a_long_log_head_and_tail_are_kept(
     (missing,) = map(int, notes)
     note = len(b"\n[...  bytes of this log were not kept ...]\n") + len(notes[0])
     assert len(kept) - note + missing == writer.bytes
-
-
-def test_the_last_lines_of_a_short_log(tmp_path: Path) -> None:
-    writer = LogWriter(tmp_path, 1)
-    writer.write(b"one\ntwo\nthree\n")
-    assert writer.last_lines(2) == ["two", "three"]
-    writer.close()
 
 
 def test_what_a_killed_daemon_left_is_compressed(tmp_path: Path) -> None:

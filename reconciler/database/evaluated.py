@@ -200,13 +200,15 @@ def forget_evaluations(database: Database, evaluations: Iterable[int], *, now: f
     """Drop evaluations that are no longer kept, with their jobs. Builds stay."""
     with database.transaction():
         for evaluation in evaluations:
+            row = database.one("SELECT state FROM evaluation WHERE id = ?", (evaluation,))
+            assert row is not None
             database.execute("DELETE FROM evaluation WHERE id = ?", (evaluation,))
             event(
                 database,
                 at=now,
                 kind="evaluation",
                 subject=f"#{evaluation}",
-                before=EvaluationState.SUPERSEDED,
+                before=row["state"],
                 after="forgotten",
                 cause="keep",
             )

@@ -224,6 +224,19 @@ def test_retry_reopens_all_that_a_failure_failed(trial: Trial) -> None:
     assert trial.attempts("shaky") == ["failed", "failed", "succeeded"]
 
 
+def test_an_evaluation_that_is_cut_off_is_no_verdict_on_the_source(trial: Trial) -> None:
+    trial.declare({"one": ONE})
+    trial.state_dir.mkdir(exist_ok=True)
+    in_the_way = trial.state_dir / "gcroots"
+    in_the_way.write_text("a file where GC roots are to be made")
+    with trial.running() as daemon:
+        daemon.eventually(lambda: ("jobset", "one", "evaluation-interrupted") in trial.conditions())
+        in_the_way.unlink()
+        daemon.ask("trigger", "one")
+        daemon.eventually(lambda: good(trial, "one"))
+        daemon.eventually(lambda: trial.conditions() == {})
+
+
 def test_suspend_starts_nothing_until_resume(trial: Trial) -> None:
     trial.declare({"it": ONE})
     with trial.running() as daemon:

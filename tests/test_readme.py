@@ -1,0 +1,36 @@
+"""README's statements about the code, compared with the code."""
+
+from __future__ import annotations
+
+import re
+
+from reconciler import config
+from reconciler.cli import VERBS
+from tests.test_architecture import LEVEL, PROJECT, modules
+
+README = (PROJECT / "README.md").read_text()
+
+
+def _rows(title: str) -> list[str]:
+    """The first cells of a section's table."""
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert section, f'README.md has no section "## {title}"'
+    return re.findall(r"^\| `(\w+)` \|", section[1], re.MULTILINE)
+
+
+def test_the_architecture_names_every_module_and_no_other() -> None:
+    assert sorted(_rows("Architecture")) == sorted(modules())
+
+
+def test_the_command_line_names_every_verb_and_no_other() -> None:
+    assert sorted(_rows("The command line")) == sorted(VERBS)
+
+
+def test_the_farm_in_twenty_lines_is_a_valid_document() -> None:
+    (document,) = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    desired = config.parse(document.encode(), name="README.md")
+    assert set(desired.jobsets) == {"website", "tools"}
+
+
+def test_the_layers_name_no_module_that_is_gone() -> None:
+    assert set(LEVEL) == modules()
