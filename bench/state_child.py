@@ -22,14 +22,15 @@ import sys
 import time
 from pathlib import Path
 
-from reconciler import collect, config, reconcile
+from reconciler import config, reconcile
 from reconciler.database import Database, evaluated, observe, open_writer
 from reconciler.executor import Executor, Places
-from reconciler.farm import Farm, Progress, calm_collector
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.outcomes import Discovered
+from reconciler.reconcile import collect
+from reconciler.reconcile.farm import Farm, Progress, calm_collector
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
 from reconciler.work import Work

@@ -16,16 +16,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler import build_log, config, reconcile
+from reconciler import config, reconcile
+from reconciler.build import log as build_log
 from reconciler.config import ConfigError
 from reconciler.database import Database, StateLock, observe, open_writer, recovery
 from reconciler.errors import StateError
 from reconciler.executor import Executor, Places
-from reconciler.farm import Farm, calm_collector
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.endpoint import local_endpoint
+from reconciler.reconcile.farm import Farm, calm_collector
 from reconciler.store import Store
 from reconciler.work import Work
 

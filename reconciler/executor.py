@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import attempt, build_log, source
+from reconciler import source
+from reconciler.build import attempt
+from reconciler.build import log as build_log
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError
 from reconciler.ingest import Ingest

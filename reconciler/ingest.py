@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from reconciler import build_products
+from reconciler.build import products as build_products
 from reconciler.database import Database, built, evaluated
 from reconciler.database import ingest as rows
 from reconciler.database.ingest import KnownBuild

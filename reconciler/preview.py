@@ -18,12 +18,12 @@ from reconciler import config, reconcile, source
 from reconciler.database import Database, observe, open_memory, open_reader
 from reconciler.errors import ReconcilerError
 from reconciler.executor import Executor, Places
-from reconciler.farm import Farm, calm_collector
 from reconciler.ingest import Ingest
 from reconciler.model import CacheName, Desired, Jobset, JobsetName
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.plan import Plan, Poll, plan
+from reconciler.reconcile.farm import Farm, calm_collector
 from reconciler.store import Store
 from reconciler.work import Work
 

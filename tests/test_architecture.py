@@ -19,15 +19,13 @@ SHELL: list[set[str]] = [
     {"cli"},
     {"daemon", "preview"},
     {"reconcile"},
-    {"act", "collect", "requests"},
-    {"farm"},
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
     {"pushing"},
     {"outcomes"},
-    {"attempt", "ingest", "store"},
-    {"build_log", "build_products", "failures"},
+    {"ingest", "store"},
+    {"build"},
     {"binary_cache", "database"},
     {"nix"},
     {"source"},

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from reconciler import build_log
+from reconciler.build import log as build_log
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import reading

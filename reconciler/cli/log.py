@@ -6,7 +6,7 @@ import time
 
 import click
 
-from reconciler.build_log import read
+from reconciler.build.log import read
 from reconciler.cli.log_text import Follower, lines_of
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import Settings, settings, verb

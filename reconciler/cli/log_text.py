@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reconciler.build_log import live_path, read
+from reconciler.build.log import live_path, read
 from reconciler.cli.text import harmless
 
 LONGEST_LINE = 64 * 1024

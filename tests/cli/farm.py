@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
 from reconciler import config
-from reconciler.build_log import LogWriter
+from reconciler.build.log import LogWriter
 from reconciler.cli import cli
 from reconciler.database import Database, built, declared, evaluated, ingest, open_writer, pushed
 from reconciler.errors import ReconcilerError

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from reconciler.build_log import LogWriter
+from reconciler.build.log import LogWriter
 from reconciler.cli.log_text import LONGEST_LINE, Follower, Lines
 from reconciler.model import Outcome
 from tests.cli.farm import Farm

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.database import Database, observe
-from reconciler.farm import Farm
 from reconciler.graph import Graph
 from reconciler.model import BuildState, EvaluationState, PushState
+from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause, State, causes
 from reconciler.work import LiveBuild
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from reconciler import daemon, reconcile
 from reconciler.database import database_path, declared, open_writer
-from reconciler.farm import Farm
 from reconciler.reconcile import Tick
+from reconciler.reconcile.farm import Farm
 from tests.support import invariants
 from tests.support.private_store import PrivateStore
 

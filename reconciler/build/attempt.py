@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler import build_products, failures
-from reconciler.build_log import LogWriter
+from reconciler.build import failures
+from reconciler.build import products as build_products
+from reconciler.build.log import LogWriter
 from reconciler.errors import NixError
 from reconciler.model import (
     AttemptResult,

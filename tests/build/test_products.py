@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import build_products
+from reconciler.build import products as build_products
 from reconciler.model import BuildProduct, Metric, StorePath
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from reconciler.database import built, declared, observe
 from reconciler.database.observe import Request
-from reconciler.farm import Farm
 from reconciler.model import BuildState, JobsetName
+from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause
 
 

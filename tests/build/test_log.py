@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import build_log
-from reconciler.build_log import LogWriter
+from reconciler.build import log as build_log
+from reconciler.build.log import LogWriter
 
 
 def stored(logs: Path, attempt: int) -> bytes:

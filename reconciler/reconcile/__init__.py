@@ -10,14 +10,12 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 
-from reconciler import requests
-from reconciler.act import act
-from reconciler.collect import collect
 from reconciler.database import declared, observe
 from reconciler.errors import NixError
-from reconciler.farm import Farm
 from reconciler.model import CacheName, Jobset, StorePath
 from reconciler.plan import Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
+from reconciler.reconcile import act, collect, requests
+from reconciler.reconcile.farm import Farm
 from reconciler.work import LiveBuild
 
 PUSH_BATCH = 200
@@ -98,7 +96,7 @@ def tick(farm: Farm, *, now: float) -> Tick:
     if ended:
         with farm.database.transaction():
             for outcome in ended:
-                collect(farm, outcome, now=now)
+                collect.collect(farm, outcome, now=now)
     for request in observe.open_requests(farm.database):
         requests.answer(farm, request, now=now)
     observed = look(farm, now=now)
@@ -106,7 +104,7 @@ def tick(farm: Farm, *, now: float) -> Tick:
     if decided.actions:
         with farm.database.transaction():
             for action in decided.actions:
-                act(farm, action, now=now)
+                act.act(farm, action, now=now)
     _report(farm, decided, now=now)
     return Tick(plan=decided, observed=observed)
 

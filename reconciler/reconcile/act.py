@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import assert_never
 
 from reconciler import plan
-from reconciler.attempt import Order
+from reconciler.build.attempt import Order
 from reconciler.database import built, evaluated, observe, pushed, retention
-from reconciler.farm import Farm
 from reconciler.model import BuildState, PushScope, PushState
 from reconciler.plan import RunningBuild
+from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler import failures
+from reconciler.build import failures
 from reconciler.model import Outcome
 from reconciler.nix.protocol import BuildStatus
 

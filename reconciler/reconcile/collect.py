@@ -7,8 +7,8 @@ from typing import assert_never
 
 from reconciler import outcomes as out
 from reconciler.database import built, evaluated, observe, pushed
-from reconciler.farm import Farm
 from reconciler.model import BuildState, Outcome, PushState
+from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause
 from reconciler.work import package_name
 
