@@ -11,7 +11,9 @@ let
       // {
         inherit system;
         builder = "/bin/sh";
-        args = [ "-euc" arguments.script ];
+        # The shell ends last: it would turn itself into the script's last command, and one that
+        # closes its output before it ends (as cat does) may be killed by Nix for having ended.
+        args = [ "-euc" (arguments.script + "\n:\n") ];
         PATH = "/usr/bin:/bin";
       }
     )
