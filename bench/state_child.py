@@ -24,16 +24,13 @@ from pathlib import Path
 
 from reconciler import config, reconcile
 from reconciler.database import Database, evaluated, observe, open_writer
-from reconciler.executor import Executor, Places
+from reconciler.executor import Places
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
-from reconciler.nix.endpoint import local_endpoint
 from reconciler.outcomes import Discovered
 from reconciler.reconcile import collect
-from reconciler.reconcile.farm import Farm, Progress, calm_collector
+from reconciler.reconcile.farm import Farm, Progress, calm_collector, open_farm
 from reconciler.source import LockedSource, LockedTree
-from reconciler.store import Store
-from reconciler.work import Work
 
 JOBSET = JobsetName("large")
 NOW = 1_700_000_000.0
@@ -53,22 +50,8 @@ def _farm(state_dir: Path) -> Farm:
     database = open_writer(state_dir, now=NOW)
     environment = dict(os.environ)
     places = Places(state_dir=state_dir, environment=environment)
-    endpoint = local_endpoint(environment)
-    store = Store(endpoint, places.roots)
-    return Farm(
-        database=database,
-        executor=Executor(
-            places=places,
-            endpoint=endpoint,
-            store=store,
-            ingest=Ingest(database, store),
-            wake=lambda: None,
-        ),
-        store=store,
-        systems=frozenset(["x86_64-linux", "aarch64-linux"]),
-        desired=_desired(state_dir),
-        work=Work(observe.durations(database)),
-    )
+    systems = frozenset(["x86_64-linux", "aarch64-linux"])
+    return open_farm(database, _desired(state_dir), systems, places, wake=lambda: None)
 
 
 def _jobs(roots: Path) -> list[EvaluatedJob]:

@@ -21,14 +21,10 @@ from reconciler.build import log as build_log
 from reconciler.config import ConfigError
 from reconciler.database import Database, StateLock, observe, open_writer, recovery
 from reconciler.errors import StateError
-from reconciler.executor import Executor, Places
-from reconciler.ingest import Ingest
+from reconciler.executor import Places
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
-from reconciler.nix.endpoint import local_endpoint
-from reconciler.reconcile.farm import Farm, calm_collector
-from reconciler.store import Store
-from reconciler.work import Work
+from reconciler.reconcile.farm import Farm, calm_collector, open_farm
 
 if TYPE_CHECKING:
     from reconciler.watch import Watcher
@@ -103,7 +99,7 @@ class _Loop:
         nix = await nix_settings.read(self._places.environment)
         recovery.recover(self._database, now=time.time())
         build_log.compress_orphans(self._places.logs)
-        farm = self._farm(desired, nix.systems)
+        farm = open_farm(self._database, desired, nix.systems, self._places, wake=self._wake.set)
         if problem is not None:
             farm.fault("document", str(self._config_path), "invalid", problem)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
@@ -122,25 +118,6 @@ class _Loop:
             await farm.executor.stop()
             listener.close()
             recovery.recover(self._database, now=time.time())
-
-    def _farm(self, desired: Desired, systems: frozenset[str]) -> Farm:
-        endpoint = local_endpoint(self._places.environment)
-        store = Store(endpoint, self._places.roots)
-        executor = Executor(
-            places=self._places,
-            endpoint=endpoint,
-            store=store,
-            ingest=Ingest(self._database, store),
-            wake=self._wake.set,
-        )
-        return Farm(
-            database=self._database,
-            executor=executor,
-            store=store,
-            systems=systems,
-            desired=desired,
-            work=Work(observe.durations(self._database)),
-        )
 
     # --- Ticking ---------------------------------------------------------------------------
 

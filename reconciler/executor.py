@@ -86,6 +86,15 @@ class Places:
         return self.state_dir / "gcroots"
 
 
+async def resolve(jobset: Jobset, environment: Mapping[str, str]) -> Polled:
+    """Find out where a jobset's source stands."""
+    try:
+        locked = await source.lock(jobset.source, environment=environment)
+    except ReconcilerError as problem:
+        return Polled(jobset=jobset.name, locked=None, error=str(problem))
+    return Polled(jobset=jobset.name, locked=locked, error=None)
+
+
 class Executor:
     """See the module's text."""
 
@@ -158,13 +167,7 @@ class Executor:
         self._start(self._poll(jobset))
 
     async def _poll(self, jobset: Jobset) -> None:
-        locked: LockedSource | None = None
-        error = None
-        try:
-            locked = await source.lock(jobset.source, environment=self._places.environment)
-        except ReconcilerError as problem:
-            error = str(problem)
-        self._report(Polled(jobset=jobset.name, locked=locked, error=error))
+        self._report(await resolve(jobset, self.environment))
 
     def evaluate(
         self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]

@@ -14,18 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import config, reconcile, source
+from reconciler import config, reconcile
 from reconciler.database import Database, observe, open_memory, open_reader
-from reconciler.errors import ReconcilerError
-from reconciler.executor import Executor, Places
-from reconciler.ingest import Ingest
-from reconciler.model import CacheName, Desired, Jobset, JobsetName
+from reconciler.executor import Places, resolve
+from reconciler.model import CacheName, Desired, JobsetName
 from reconciler.nix import settings as nix_settings
-from reconciler.nix.endpoint import local_endpoint
 from reconciler.plan import Plan, Poll, plan
-from reconciler.reconcile.farm import Farm, calm_collector
-from reconciler.store import Store
-from reconciler.work import Work
+from reconciler.reconcile import collect
+from reconciler.reconcile.farm import Farm, calm_collector, open_farm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +57,15 @@ async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[st
     nix = await nix_settings.read(environment)
     now = time.time()
     database = _copy(state_dir, now=now)
-    farm = _farm(
-        database, desired, nix.systems, Places(state_dir=state_dir, environment=environment)
-    )
+    places = Places(state_dir=state_dir, environment=environment)
+    farm = open_farm(database, desired, nix.systems, places, wake=lambda: None)
     try:
         before = observe.document_in_force(database)
         await reconcile.start(farm, now=now)
-        await asyncio.gather(*(_poll(farm, each, now=now) for each in farm.active_jobsets()))
+        polls = [resolve(each, environment) for each in farm.active_jobsets()]
+        for polled in await asyncio.gather(*polls):
+            farm.progress_of(polled.jobset).triggered = None
+            collect.collect(farm, polled, now=now)
         decided = plan(desired, reconcile.look(farm, now=now), now=now)
         return _preview(farm, decided, None if before is None else before[1])
     finally:
@@ -82,34 +80,6 @@ def _copy(state_dir: Path, *, now: float) -> Database:
         original.connection.backup(copy.connection)
         original.close()
     return copy
-
-
-def _farm(database: Database, desired: Desired, systems: frozenset[str], places: Places) -> Farm:
-    endpoint = local_endpoint(places.environment)
-    store = Store(endpoint, places.roots)
-    return Farm(
-        database=database,
-        executor=Executor(
-            places=places,
-            endpoint=endpoint,
-            store=store,
-            ingest=Ingest(database, store),
-            wake=lambda: None,
-        ),
-        store=store,
-        systems=systems,
-        desired=desired,
-        work=Work(observe.durations(database)),
-    )
-
-
-async def _poll(farm: Farm, jobset: Jobset, *, now: float) -> None:
-    progress = farm.progress_of(jobset.name)
-    progress.polled_at, progress.triggered = now, None
-    try:
-        progress.locked = await source.lock(jobset.source, environment=farm.executor.environment)
-    except ReconcilerError as error:
-        farm.fault("jobset", jobset.name, "source-unavailable", str(error))
 
 
 def _preview(farm: Farm, decided: Plan, before: str | None) -> Preview:

@@ -32,7 +32,6 @@ class Cause(StrEnum):
     OUTPUT_LIMIT = "output limit exceeded"
     NOT_DETERMINISTIC = "outputs differ between builds"
     INFRASTRUCTURE = "infrastructure failure"
-    RETRIES_EXHAUSTED = "retries exhausted"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled by request"
     NO_LONGER_WANTED = "no longer wanted"
@@ -78,10 +77,9 @@ def _builds() -> _Table:
         (s.QUEUED, s.SUBSTITUTED): found,
         # What an interrupted attempt finished after all counts as built, not as fetched.
         (s.QUEUED, s.SUCCEEDED): frozenset({c.FOUND_VALID}),
-        (s.QUEUED, s.FAILED): frozenset({c.RETRIES_EXHAUSTED}),
         (s.BUILDING, s.SUCCEEDED): frozenset({c.SUCCEEDED, c.FOUND_VALID}),
         (s.BUILDING, s.SUBSTITUTED): found,
-        (s.BUILDING, s.FAILED): frozenset({c.FAILED, c.RETRIES_EXHAUSTED}),
+        (s.BUILDING, s.FAILED): frozenset({c.FAILED}),
         (s.BUILDING, s.TIMED_OUT): frozenset({c.TIMED_OUT}),
         (s.BUILDING, s.LOG_LIMIT): frozenset({c.LOG_LIMIT}),
         (s.BUILDING, s.OUTPUT_LIMIT): frozenset({c.OUTPUT_LIMIT}),
@@ -94,9 +92,6 @@ def _builds() -> _Table:
     }
     for state in _BAD:
         table[state, s.QUEUED] = frozenset({c.RETRY_REQUESTED})
-    # An infrastructure failure is never a verdict on the derivation: a new evaluation that
-    # wants it tries again.
-    table[s.FAILED, s.QUEUED] = frozenset({c.RETRY_REQUESTED, c.WANTED_AGAIN})
     for state in _ENDED:  # somebody else built it meanwhile
         table[state, s.SUBSTITUTED] = found
     return table

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -121,8 +121,3 @@ def lasting(seconds: float) -> str:
 def clock(at: float) -> str:
     """A time of day with its date, local."""
     return datetime.fromtimestamp(at, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def indented(lines: Iterable[str], indent: str) -> list[str]:
-    """Lines moved to the right."""
-    return [f"{indent}{line}" for line in lines]

@@ -74,6 +74,13 @@ def jobsets(database: Database) -> dict[JobsetName, StoredJobset]:
     }
 
 
+def suspended_jobsets(database: Database) -> set[JobsetName]:
+    """Those for which a person wants nothing started."""
+    return {
+        row[0] for row in database.query("SELECT name FROM jobset WHERE suspended_at IS NOT NULL")
+    }
+
+
 def wanted_jobs(database: Database) -> list[WantedJob]:
     """The jobs of the evaluations in force: running ones, and each declared jobset's good one."""
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from reconciler import plan
@@ -23,12 +24,8 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
         case plan.Build():
             _build(farm, action, now=now)
         case plan.StopBuild():
-            farm.running[action.derivation] = RunningBuild(
-                attempt=action.attempt,
-                derivation=action.derivation,
-                builder=farm.running[action.derivation].builder,
-                stopping=True,
-            )
+            running = farm.running[action.derivation]
+            farm.running[action.derivation] = replace(running, stopping=True)
             farm.executor.stop_build(action.attempt)
         case plan.Withdraw():
             _withdraw(farm, action, now=now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 from reconciler import outcomes as out
@@ -138,10 +139,10 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
     farm.pushing.discard(outcome.cache)
     farm.fault("cache", outcome.cache, "unusable", outcome.unusable)
     failures = observe.push_failures(farm.database, outcome.cache, outcome.failed)
+    change = partial(pushed.PushChange, before=PushState.PUSHING)
     changes = [
-        pushed.PushChange(
+        change(
             path=path,
-            before=PushState.PUSHING,
             after=PushState.PUSHED,
             cause=Cause.SUCCEEDED if size else Cause.FOUND_IN_CACHE,
             bytes=size,
@@ -149,9 +150,8 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path, size in outcome.sent.items()
     ]
     changes += [
-        pushed.PushChange(
+        change(
             path=path,
-            before=PushState.PUSHING,
             after=PushState.FAILED,
             cause=Cause.PATH_COLLECTED,
             error="the store has it no longer",
@@ -159,9 +159,8 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path in outcome.gone
     ]
     changes += [
-        pushed.PushChange(
+        change(
             path=path,
-            before=PushState.PUSHING,
             after=PushState.PENDING,
             cause=Cause.INFRASTRUCTURE,
             error=message,
@@ -170,9 +169,8 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path, message in outcome.failed.items()
     ]
     changes += [
-        pushed.PushChange(
+        change(
             path=path,
-            before=PushState.PUSHING,
             after=PushState.PENDING,
             cause=Cause.INTERRUPTED,
             not_before=now + PUSH_BACKOFF,

@@ -7,11 +7,12 @@ here. Decides nothing, starts nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from reconciler.database import Database, built, declared, observe
-from reconciler.executor import Executor
+from reconciler.executor import Executor, Places
+from reconciler.ingest import Ingest
 from reconciler.model import (
     BuilderName,
     BuildState,
@@ -22,6 +23,7 @@ from reconciler.model import (
     JobsetName,
     PushScope,
 )
+from reconciler.nix.endpoint import local_endpoint
 from reconciler.plan import RunningBuild
 from reconciler.scheduler import Slots
 from reconciler.source import LockedSource
@@ -106,11 +108,11 @@ class Farm:
 
     def active_jobsets(self) -> list[Jobset]:
         """Those for which builds are started."""
-        stored = observe.jobsets(self.database)
+        suspended = observe.suspended_jobsets(self.database)
         return [
             jobset
             for jobset in self.desired.jobsets.values()
-            if jobset.enabled and not (jobset.name in stored and stored[jobset.name].suspended)
+            if jobset.enabled and jobset.name not in suspended
         ]
 
     def want(self) -> None:
@@ -247,6 +249,37 @@ class Farm:
             self.faults.pop((kind, name, reason), None)
         else:
             self.faults[kind, name, reason] = message
+
+
+def open_farm(
+    database: Database,
+    desired: Desired,
+    systems: frozenset[str],
+    places: Places,
+    *,
+    wake: Callable[[], None],
+) -> Farm:
+    """Put a farm together over the local store; nothing is read or started yet.
+
+    `systems` are the machine's own, `wake` is called when something has ended.
+    """
+    endpoint = local_endpoint(places.environment)
+    store = Store(endpoint, places.roots)
+    executor = Executor(
+        places=places,
+        endpoint=endpoint,
+        store=store,
+        ingest=Ingest(database, store),
+        wake=wake,
+    )
+    return Farm(
+        database=database,
+        executor=executor,
+        store=store,
+        systems=systems,
+        desired=desired,
+        work=Work(observe.durations(database)),
+    )
 
 
 DEFAULT_BACKOFF = 30.0
