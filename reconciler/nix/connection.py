@@ -18,6 +18,7 @@ Source: the worker-protocol chapter of the Nix manual, and Nix's own client and 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -25,12 +26,14 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Sequence,
 )
 from pathlib import PurePosixPath
 from typing import Self, TypeVar
 
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix import protocol
+from reconciler.nix.basic_derivation import BasicDerivation
 from reconciler.nix.endpoint import Endpoint
 from reconciler.nix.handshake import Greeting
 from reconciler.nix.logs import LogHandler, RefusedError, StderrTag, ignore, read_error
@@ -44,7 +47,7 @@ from reconciler.nix.protocol import (
     Operation,
 )
 from reconciler.nix.session import Session
-from reconciler.nix.wire import PeerError, Reader, string, strings, word
+from reconciler.nix.wire import WORD_SIZE, PeerError, Reader, string, strings, word
 
 T = TypeVar("T")
 
@@ -206,6 +209,34 @@ class Connection:
             unhurried=True,
         )
 
+    async def build_derivation(
+        self,
+        derivation: BasicDerivation,
+        inputs: Iterable[StorePath],
+        *,
+        on_log: LogHandler = ignore,
+    ) -> BuildResult:
+        """Build all outputs of a derivation whose file the daemon need not have.
+
+        `inputs` are what it uses directly; they must be valid, nothing is built for it. A daemon
+        that does not trust us refuses any but a content-addressed one.
+        """
+
+        async def read(reader: Reader) -> BuildResult:
+            store_dir = str(PurePosixPath(derivation.path).parent)
+            return await protocol.read_build_result(reader, self.protocol_version, store_dir)
+
+        return await self._call(
+            f"build {derivation.path}",
+            Operation.BUILD_DERIVATION,
+            string(derivation.path)
+            + protocol.write_basic_derivation(derivation, inputs)
+            + word(0),  # mode: normal
+            read,
+            log=on_log,
+            unhurried=True,
+        )
+
     async def ensure_path(self, path: StorePath, *, on_log: LogHandler = ignore) -> None:
         """Fetch a path and its closure from a substituter, if it is not there."""
         await self._call(
@@ -227,6 +258,19 @@ class Connection:
         await self._call(
             f"keep {path}", Operation.ADD_TEMP_ROOT, string(path), Reader.word, unhurried=True
         )
+
+    async def add_temp_roots(self, paths: Iterable[StorePath]) -> None:
+        """The same for many, asked at once: one wait for a peer that is far away."""
+        requests = [word(Operation.ADD_TEMP_ROOT) + string(path) for path in paths]
+        if not requests:
+            return
+        async with self._session.exchange(f"keep {len(requests)} paths", unhurried=True) as reader:
+            await self._session.send(*requests, several=True)
+            for _ in requests:
+                await self._session.work(ignore)
+                reader.allow(WORD_SIZE)
+                await reader.word()
+            self._session.finish()
 
     async def add_indirect_root(self, link: str) -> None:
         """Make a symbolic link, anywhere, a root for as long as it points into the store."""
@@ -300,6 +344,29 @@ class Connection:
             await self._session.send_framed(nar, on_log)
             self._session.finish()
 
+    async def add_multiple_to_store(
+        self,
+        infos: Sequence[PathInfo],
+        nar: Callable[[PathInfo], AsyncGenerator[bytes, None]],
+        *,
+        check_signatures: bool = True,
+        on_log: LogHandler = ignore,
+    ) -> None:
+        """Add paths in one go, references before referrers; `nar` gives the contents of each.
+
+        Only a daemon that trusts us leaves signatures unchecked. What was added before one that is
+        refused stays; the refusal closes the connection.
+        """
+        async with self._session.exchange(f"add {len(infos)} paths", unhurried=True):
+            await self._session.send(
+                word(Operation.ADD_MULTIPLE_TO_STORE),
+                word(0),  # repair
+                word(not check_signatures),
+            )
+            async with contextlib.aclosing(_one_after_the_other(infos, nar)) as source:
+                await self._session.send_framed(source, on_log)
+            self._session.finish()
+
     async def add_nar(
         self, name: str, nar: AsyncIterable[bytes], references: Iterable[StorePath] = ()
     ) -> PathInfo:
@@ -351,6 +418,18 @@ class Connection:
 
 async def _nothing(_reader: Reader) -> None:
     """Decodes the answer that consists in having answered."""
+
+
+async def _one_after_the_other(
+    infos: Sequence[PathInfo], nar: Callable[[PathInfo], AsyncGenerator[bytes, None]]
+) -> AsyncGenerator[bytes, None]:
+    """What ADD_MULTIPLE_TO_STORE takes: how many, and of each its information and its contents."""
+    yield word(len(infos))
+    for info in infos:
+        yield protocol.write_path_info(info)
+        async with contextlib.aclosing(nar(info)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:

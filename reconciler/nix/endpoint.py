@@ -36,14 +36,15 @@ class SocketEndpoint:
 @dataclass(frozen=True, slots=True)
 class CommandEndpoint:
     """A command that speaks the protocol on its stdin and stdout: `nix-daemon --stdio`, or ssh
-    to one. `environment` None passes our own on.
+    to one. `environment` None passes our own on; `name` is what messages call it.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] | None = None
+    name: str | None = None
 
     def __str__(self) -> str:
-        return f"`{' '.join(self.argv)}`"
+        return self.name or f"`{' '.join(self.argv)}`"
 
 
 Endpoint = SocketEndpoint | CommandEndpoint

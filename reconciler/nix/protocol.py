@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from reconciler.model import DrvPath, PathInfo, StorePath
+from reconciler.nix.basic_derivation import BasicDerivation, encoded
 from reconciler.nix.hashes import DIGITS, from_base32, to_base32
 from reconciler.nix.logs import plain
 from reconciler.nix.wire import PeerError, Reader, string, strings, word
@@ -50,10 +51,12 @@ class Operation(IntEnum):
     QUERY_PATH_INFO = 26
     QUERY_VALID_PATHS = 31
     QUERY_SUBSTITUTABLE_PATHS = 32
+    BUILD_DERIVATION = 36
     NAR_FROM_PATH = 38
     ADD_TO_STORE_NAR = 39
     QUERY_MISSING = 40
     QUERY_DERIVATION_OUTPUT_MAP = 41
+    ADD_MULTIPLE_TO_STORE = 44
     BUILD_PATHS_WITH_RESULTS = 46
 
 
@@ -225,8 +228,34 @@ def write_garbage_options(options: GarbageOptions) -> bytes:
     )
 
 
+def write_basic_derivation(derivation: BasicDerivation, inputs: Iterable[StorePath]) -> bytes:
+    """What BUILD_DERIVATION is to build; `inputs` stand where the file names its sources."""
+    outputs = [
+        string(name) + b"".join(map(string, output)) for name, output in derivation.outputs.items()
+    ]
+    variables = [
+        string(encoded(name)) + string(encoded(value))
+        for name, value in derivation.environment.items()
+    ]
+    return b"".join(
+        (
+            word(len(outputs)),
+            *outputs,
+            strings(inputs),
+            string(derivation.system),
+            string(encoded(derivation.builder)),
+            word(len(derivation.arguments)),
+            *(string(encoded(argument)) for argument in derivation.arguments),
+            word(len(variables)),
+            *variables,
+        )
+    )
+
+
 def write_path_info(info: PathInfo) -> bytes:
-    """The body of ADD_TO_STORE_NAR up to its two flags; the hash travels in hexadecimal."""
+    """A path's information as ADD_TO_STORE_NAR and ADD_MULTIPLE_TO_STORE begin with; the hash
+    travels in hexadecimal.
+    """
     algorithm, _, digest = info.nar_hash.partition(":")
     if algorithm != "sha256":
         raise ValueError(f"{info.path}: a NAR hash of {info.nar_hash!r}, not of sha256")

@@ -83,10 +83,12 @@ class Session:
                 if not self._in_step:
                     await self.close()
 
-    async def send(self, *parts: bytes) -> None:
-        """Send a whole request."""
+    async def send(self, *parts: bytes, several: bool = False) -> None:
+        """Send a whole request; or `several` at once, the first refusal of which closes the
+        session, for it leaves the answers to the others unread.
+        """
         await self._channel.send(b"".join(parts))
-        self._all_sent = True
+        self._all_sent = not several
 
     async def send_framed(self, source: AsyncIterable[bytes], log: LogHandler) -> None:
         """Send a request's data in frames, and do `work` meanwhile.

@@ -1,0 +1,115 @@
+"""All of a derivation file, as a builder elsewhere is sent it.
+
+`derivation` reads the little that the graph needs of a hundred thousand files; this reads the
+whole of one that is about to be built. No store is asked.
+
+Source: the derivation chapter of the Nix manual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.errors import NixError
+from reconciler.model import DrvPath, StorePath
+from reconciler.nix import aterm
+from reconciler.nix.aterm import Constructor, Term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicDerivation:
+    """A derivation. Strings that are no UTF-8 hold their bytes as surrogates: see `encoded`."""
+
+    path: DrvPath
+    outputs: Mapping[str, tuple[str, str, str]]
+    """By name: path, hash algorithm with method, hash; each may be empty."""
+    input_derivations: Mapping[DrvPath, tuple[str, ...]]
+    """Each with the outputs wanted of it."""
+    input_sources: frozenset[StorePath]
+    system: str
+    builder: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def content_addressed(self) -> bool:
+        """Whether its outputs' contents decide over their paths, so that no trust is needed."""
+        return all(algorithm for _, algorithm, _ in self.outputs.values())
+
+
+def encoded(text: str) -> bytes:
+    """The bytes of a string of a derivation."""
+    return text.encode(errors="surrogateescape")
+
+
+def read(path: DrvPath) -> BasicDerivation:
+    """Read a derivation's file from the store's folder; NixError where it cannot be sent."""
+    try:
+        text = Path(path).read_bytes().decode(errors="surrogateescape")
+        return _derivation(path, aterm.parse(text))
+    except OSError as error:
+        raise NixError(f"cannot read the derivation {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise NixError(f"{path} is not a derivation that we can send: {error}") from None
+
+
+def _derivation(path: DrvPath, term: Term) -> BasicDerivation:
+    match term:
+        case Constructor(
+            "Derive",
+            [
+                list(outputs),
+                list(inputs),
+                list(sources),
+                str(system),
+                str(builder),
+                list(arguments),
+                list(environment),
+            ],
+        ):
+            pass
+        case _:
+            raise ValueError("it has not the seven parts of a derivation")
+    return BasicDerivation(
+        path=path,
+        outputs=dict(map(_output, outputs)),
+        input_derivations=dict(map(_input, inputs)),
+        input_sources=frozenset(map(StorePath, _texts(sources))),
+        system=system,
+        builder=builder,
+        arguments=_texts(arguments),
+        environment=dict(map(_variable, environment)),
+    )
+
+
+def _output(term: Term) -> tuple[str, tuple[str, str, str]]:
+    match term:
+        case Constructor("", [str(name), str(path), str(algorithm), str(digest)]):
+            return name, (path, algorithm, digest)
+        case _:
+            raise ValueError(f"{term!r} is not an output")
+
+
+def _input(term: Term) -> tuple[DrvPath, tuple[str, ...]]:
+    match term:
+        case Constructor("", [str(path), list(outputs)]):
+            return DrvPath(path), _texts(outputs)
+        case _:
+            raise ValueError(f"{term!r} is not an input")
+
+
+def _variable(term: Term) -> tuple[str, str]:
+    match term:
+        case Constructor("", [str(name), str(value)]):
+            return name, value
+        case _:
+            raise ValueError(f"{term!r} is not a variable")
+
+
+def _texts(terms: list[Term]) -> tuple[str, ...]:
+    texts = tuple(term for term in terms if isinstance(term, str))
+    if len(texts) != len(terms):
+        raise ValueError(f"{terms!r} are not strings")
+    return texts
