@@ -14,8 +14,9 @@ from pathlib import Path
 
 from reconciler.build import failures
 from reconciler.build import products as build_products
+from reconciler.build.failures import Failure
 from reconciler.build.log import LogWriter
-from reconciler.errors import NixError
+from reconciler.errors import ConnectionLostError, NixError
 from reconciler.model import (
     AttemptResult,
     DrvPath,
@@ -49,9 +50,9 @@ _FOUND = (BuildStatus.ALREADY_VALID, BuildStatus.RESOLVES_TO_ALREADY_VALID)
 class _Limit(Exception):  # noqa: N818 - a control flow within this module, never seen outside
     """A limit was reached."""
 
-    def __init__(self, outcome: Outcome, message: str) -> None:
+    def __init__(self, failure: Failure, message: str) -> None:
         super().__init__(message)
-        self.outcome = outcome
+        self.failure = failure
 
 
 class _Watch:
@@ -81,7 +82,8 @@ class _Watch:
 async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult:
     """Make the attempt. Only cancellation is raised."""
     started_at = time.time()
-    outcome, message = Outcome.INFRASTRUCTURE, ""
+    failure: Failure | None = None
+    message = ""
     outputs: Mapping[str, OutputFact] = {}
     support = build_products.Support(failed=False, products=(), metrics=())
     status: BuildStatus | None = None
@@ -91,21 +93,26 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
         try:
             result = await _build(order, connection, writer)
             status = result.status
-            outcome = failures.outcome(status, result.message)
-            message = failures.reason(result.message)
-            if outcome is Outcome.SUCCEEDED:
+            failure = failures.of_result(status, result.message)
+            if failure is None:
                 outputs = await _output_facts(connection, result)
                 support = build_products.read([fact.path for fact in outputs.values()])
-                outcome, message = _judge(order.limits(), outputs, support)
+                failure, message = _judge(order.limits(), outputs, support)
+            else:
+                message = failures.told(failure, result.message)
         finally:
             log_bytes = writer.bytes
             writer.close()
     except _Limit as limit:
-        outcome, message = limit.outcome, str(limit)
+        failure, message = limit.failure, str(limit)
+    except ConnectionLostError as error:
+        failure, message = Failure.UNREACHABLE, str(error)
     except NixError as error:
-        outcome, message = Outcome.INFRASTRUCTURE, str(error)
+        failure = failures.of_refusal(str(error))
+        message = failures.told(failure, str(error))
     except OSError as error:
-        outcome, message = Outcome.INFRASTRUCTURE, f"cannot write the build's log: {error}"
+        failure, message = Failure.MACHINE, f"cannot write the build's log: {error}"
+    outcome = Outcome.SUCCEEDED if failure is None else failure.outcome
     return AttemptResult(
         outcome=outcome,
         message=message[:MESSAGE_BYTES],
@@ -140,7 +147,7 @@ async def _build(order: Order, connection: Connection, writer: LogWriter) -> Bui
                 return build.result()
             if too_long in done:
                 raise _Limit(
-                    Outcome.LOG_LIMIT,
+                    Failure.LOG_LIMIT,
                     f"wrote more log than maxLog allows ({format_size(limits.max_log or 0)})",
                 )
     finally:
@@ -152,11 +159,11 @@ async def _build(order: Order, connection: Connection, writer: LogWriter) -> Bui
 def _check_time(limits: Limits, *, running: float, silent: float) -> None:
     if limits.timeout is not None and running >= limits.timeout:
         raise _Limit(
-            Outcome.TIMED_OUT, f"ran longer than its timeout ({format_duration(limits.timeout)})"
+            Failure.TIMED_OUT, f"ran longer than its timeout ({format_duration(limits.timeout)})"
         )
     if limits.max_silent is not None and silent >= limits.max_silent:
         raise _Limit(
-            Outcome.TIMED_OUT,
+            Failure.SILENT,
             f"printed nothing for longer than maxSilent ({format_duration(limits.max_silent)})",
         )
 
@@ -182,14 +189,14 @@ async def _output_facts(connection: Connection, result: BuildResult) -> dict[str
 
 def _judge(
     limits: Limits, outputs: Mapping[str, OutputFact], support: build_products.Support
-) -> tuple[Outcome, str]:
-    """Whether a build that Nix calls good is one."""
+) -> tuple[Failure | None, str]:
+    """What is wrong with a build that Nix calls good."""
     size = sum(fact.size for fact in outputs.values())
     if limits.max_output is not None and size > limits.max_output:
-        return Outcome.OUTPUT_LIMIT, (
+        return Failure.OUTPUT_LIMIT, (
             f"its outputs have {format_size(size)}, more than maxOutput allows"
             f" ({format_size(limits.max_output)})"
         )
     if support.failed:
-        return Outcome.FAILED, "the build itself says that it failed (nix-support/failed)"
-    return Outcome.SUCCEEDED, ""
+        return Failure.BUILD, "the build itself says that it failed (nix-support/failed)"
+    return None, ""
