@@ -29,7 +29,7 @@ from reconciler.ingest import Ingest
 from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
 from reconciler.outcomes import Discovered
 from reconciler.reconcile import collect
-from reconciler.reconcile.farm import Farm, Progress, calm_collector, open_farm
+from reconciler.reconcile.farm import Farm, Progress, calm_collector, open_farm, open_store
 from reconciler.source import LockedSource, LockedTree
 
 JOBSET = JobsetName("large")
@@ -51,7 +51,8 @@ def _farm(state_dir: Path) -> Farm:
     environment = dict(os.environ)
     places = Places(state_dir=state_dir, environment=environment)
     systems = frozenset(["x86_64-linux", "aarch64-linux"])
-    return open_farm(database, _desired(state_dir), systems, places, wake=lambda: None)
+    store = open_store(places)
+    return open_farm(database, _desired(state_dir), systems, places, store, wake=lambda: None)
 
 
 def _jobs(roots: Path) -> list[EvaluatedJob]:

@@ -12,7 +12,7 @@ import hashlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ from reconciler.errors import StateError
 from reconciler.executor import Places
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
-from reconciler.reconcile.farm import Farm, calm_collector, open_farm
+from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
+from reconciler.store import Store
 
 if TYPE_CHECKING:
     from reconciler.watch import Watcher
@@ -61,14 +62,35 @@ def run(
             "Name another one with --state-dir."
         ) from error
     calm_collector()
+    places = Places(state_dir=state_dir, environment=environment)
     with StateLock(state_dir):
-        database = open_writer(state_dir, now=time.time())
+        return asyncio.run(_run(config, places, observe=observe, once=once))
+
+
+async def _run(config_path: Path, places: Places, *, observe: Observer, once: bool) -> bool:
+    """Have Nix start up while the state and the document are read, then loop."""
+    store = open_store(places)
+    nix = asyncio.create_task(nix_settings.read(places.environment))
+    connection = asyncio.create_task(store.connection())
+    try:
+        await _let_start()
+        database = open_writer(places.state_dir, now=time.time())
         try:
-            places = Places(state_dir=state_dir, environment=environment)
-            loop = _Loop(config, places, database, observe=observe, once=once)
-            return asyncio.run(loop.run())
+            loop = _Loop(config_path, places, database, store, observe=observe, once=once)
+            return await loop.run(nix)
         finally:
             database.close()
+    finally:
+        for task in (nix, connection):
+            task.cancel()
+        await asyncio.gather(nix, connection, return_exceptions=True)
+        await store.close()
+
+
+async def _let_start() -> None:
+    """Give tasks that were just made the turns in which they start their processes."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 class _Loop:
@@ -79,6 +101,7 @@ class _Loop:
         config_path: Path,
         places: Places,
         database: Database,
+        store: Store,
         *,
         observe: Observer,
         once: bool,
@@ -86,6 +109,7 @@ class _Loop:
         self._config_path = config_path
         self._places = places
         self._database = database
+        self._store = store
         self._observe = observe
         self._once = once
         self._wake = asyncio.Event()
@@ -93,13 +117,19 @@ class _Loop:
         self._document = b""
         self._changed: set[str] = set()
 
-    async def run(self) -> bool:
+    async def run(self, nix: Awaitable[nix_settings.Settings]) -> bool:
         """Start, tick until the end, stop; gives whether `--once` converged."""
         desired, problem = self._first_document()
-        nix = await nix_settings.read(self._places.environment)
         recovery.recover(self._database, now=time.time())
         build_log.compress_orphans(self._places.logs)
-        farm = open_farm(self._database, desired, nix.systems, self._places, wake=self._wake.set)
+        farm = open_farm(
+            self._database,
+            desired,
+            (await nix).systems,
+            self._places,
+            self._store,
+            wake=self._wake.set,
+        )
         if problem is not None:
             farm.fault("document", str(self._config_path), "invalid", problem)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
@@ -128,6 +158,7 @@ class _Loop:
             if not self._once:
                 self._notice_changes(farm, watcher, now=now)
             tick = reconcile.tick(farm, now=now)
+            await asyncio.sleep(0)  # what was started gets going before anybody is told of it
             farm.executor.raise_crash()
             self._observe(self._database, now)
             if not farm.executor.busy:

@@ -37,7 +37,6 @@ from reconciler.model import (
 )
 from reconciler.nix import evaluation
 from reconciler.nix.connection import Connection
-from reconciler.nix.endpoint import Endpoint
 from reconciler.nix.protocol import ClientOptions
 from reconciler.outcomes import (
     Built,
@@ -102,13 +101,11 @@ class Executor:
         self,
         *,
         places: Places,
-        endpoint: Endpoint,
         store: Store,
         ingest: Ingest,
         wake: Callable[[], None],
     ) -> None:
         self._places = places
-        self._endpoint = endpoint
         self._store = store
         self.ingest = ingest
         self._wake = wake
@@ -310,7 +307,9 @@ class Executor:
             connection = self._idle.pop()
             if connection.alive:
                 return connection
-        return await Connection.open(self._endpoint, options=LOCAL_OPTIONS, patience=OPEN_TIMEOUT)
+        return await Connection.open(
+            self._store.endpoint, options=LOCAL_OPTIONS, patience=OPEN_TIMEOUT
+        )
 
     # --- Roots and pushes ------------------------------------------------------------------
 

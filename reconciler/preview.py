@@ -21,7 +21,7 @@ from reconciler.model import CacheName, Desired, JobsetName
 from reconciler.nix import settings as nix_settings
 from reconciler.plan import Plan, Poll, plan
 from reconciler.reconcile import collect
-from reconciler.reconcile.farm import Farm, calm_collector, open_farm
+from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,8 @@ async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[st
     now = time.time()
     database = _copy(state_dir, now=now)
     places = Places(state_dir=state_dir, environment=environment)
-    farm = open_farm(database, desired, nix.systems, places, wake=lambda: None)
+    store = open_store(places)
+    farm = open_farm(database, desired, nix.systems, places, store, wake=lambda: None)
     try:
         before = observe.document_in_force(database)
         await reconcile.start(farm, now=now)

@@ -29,7 +29,7 @@ class Store:
     """See the module's text. Every operation raises NixError where Nix refuses."""
 
     def __init__(self, endpoint: Endpoint, roots: Path) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._roots = roots
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
@@ -40,7 +40,7 @@ class Store:
         async with self._opening:
             if self._connection is None or not self._connection.alive:
                 connection = await Connection.open(
-                    self._endpoint, options=ClientOptions(), patience=OPEN_TIMEOUT
+                    self.endpoint, options=ClientOptions(), patience=OPEN_TIMEOUT
                 )
                 for path in self._protected:
                     await connection.add_temp_root(path)

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from reconciler.config import document, json_schema, refusals, rules
+from reconciler.config import document, json_schema, rules
 from reconciler.config.json_schema import schema
 from reconciler.config.tree import DocumentError, plain
 from reconciler.model import (
@@ -56,6 +56,9 @@ def parse(text: bytes, *, name: str, folder: Path = Path("/")) -> Desired:
         root, problems = document.read(text)
     except DocumentError as error:
         raise ConfigError([error.problem], name=name) from None
+    # Loading jsonschema takes longer than all else here: the daemon does it while Nix starts up.
+    from reconciler.config import refusals  # noqa: PLC0415
+
     located = json_schema.located(plain(root), folder=folder)
     problems += refusals.problems(root, located)
     problems += rules.problems(root, located)

@@ -9,7 +9,6 @@ import re
 
 from reconciler.config.json_text import NotJsonError, read_json
 from reconciler.config.tree import MAX_TEXT, DocumentError, Mark, Node, TreeBuilder, refuse
-from reconciler.config.yaml_text import read_yaml
 from reconciler.problems import Problem
 
 MAX_BYTES = MAX_TEXT
@@ -53,6 +52,9 @@ def _read_json_or_yaml(text: str) -> TreeBuilder:
 
 
 def _read_yaml(text: str) -> TreeBuilder:
+    # What the NixOS module renders is JSON, and needs none of this.
+    from reconciler.config.yaml_text import read_yaml  # noqa: PLC0415
+
     builder = TreeBuilder()
     read_yaml(text, builder)
     return builder

@@ -251,11 +251,17 @@ class Farm:
             self.faults[kind, name, reason] = message
 
 
+def open_store(places: Places) -> Store:
+    """The local store; nothing is asked of it yet."""
+    return Store(local_endpoint(places.environment), places.roots)
+
+
 def open_farm(
     database: Database,
     desired: Desired,
     systems: frozenset[str],
     places: Places,
+    store: Store,
     *,
     wake: Callable[[], None],
 ) -> Farm:
@@ -263,15 +269,7 @@ def open_farm(
 
     `systems` are the machine's own, `wake` is called when something has ended.
     """
-    endpoint = local_endpoint(places.environment)
-    store = Store(endpoint, places.roots)
-    executor = Executor(
-        places=places,
-        endpoint=endpoint,
-        store=store,
-        ingest=Ingest(database, store),
-        wake=wake,
-    )
+    executor = Executor(places=places, store=store, ingest=Ingest(database, store), wake=wake)
     return Farm(
         database=database,
         executor=executor,
