@@ -43,9 +43,11 @@ nix:
 old-nix:
 	@[ -x '$(OLD_NIX_BIN)/nix' ] || scripts/install-nix.sh '$(NIX_PREFIX)-2.26' trixie
 
-# What the examples and tests use besides: a compiler for the C of the examples, git for git sources.
+# What the examples and tests use besides: a compiler for the C of the examples, git for git sources, ssh and
+# its server for builders.
 tools:
-	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h'
+	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h' \
+		openssh-client 'ssh -V' openssh-server 'PATH=$$PATH:/usr/sbin command -v sshd'
 
 demo: venv nix tools
 	@$(RUN) scripts/demo.sh '$(DEMO)'
