@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import source
+from reconciler import fetching, source
 from reconciler.build import attempt
 from reconciler.build import log as build_log
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError
-from reconciler.ingest import Ingest
+from reconciler.fetching import Wanted
+from reconciler.ingest import Ingest, Ingested
 from reconciler.model import (
     AttemptResult,
     BuilderName,
@@ -255,7 +256,20 @@ class Executor:
             in_graph=known,
             now=time.time(),
         )
-        self._report(Discovered(jobset=jobset.name, evaluation=number, batch=batch))
+        away = await self._away(jobs, batch)
+        self._report(Discovered(jobset=jobset.name, evaluation=number, batch=batch, away=away))
+
+    async def _away(self, jobs: Collection[EvaluatedJob], batch: Ingested) -> tuple[int, ...]:
+        """The jobs that exist, but not here."""
+        live = {*batch.live}
+        outputs = {
+            key: {path for path in job.outputs.values() if path is not None}
+            for job in jobs
+            if (key := batch.jobs[job.drv_path]) not in live
+        }
+        asked = {path for each in outputs.values() for path in each}
+        here = await self._store.valid(asked) if asked else frozenset[StorePath]()
+        return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
 
     # --- Builds ----------------------------------------------------------------------------
 
@@ -330,6 +344,13 @@ class Executor:
                 message = None
                 break
         self._report(Faulted(kind="builder", name="local", reason="cannot-root", message=message))
+
+    def fetch(self, wanted: Wanted) -> None:
+        """Fetch outputs that only substituters have."""
+        self._start(self._fetch(wanted))
+
+    async def _fetch(self, wanted: Wanted) -> None:
+        self._report(await fetching.fetch(wanted, self._store, self.ingest, now=time.time()))
 
     def close_over(
         self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool

@@ -33,6 +33,8 @@ class Discovered:
     jobset: JobsetName
     evaluation: int
     batch: Ingested
+    away: tuple[int, ...] = ()
+    """Derivations of jobs whose outputs exist, but not all of them here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,16 @@ class Built:
     derivation: int
     builder: BuilderName
     result: AttemptResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What only substituters had was fetched, or could not be."""
+
+    done: tuple[int, ...] = ()
+    failed: Mapping[int, str] = field(default_factory=dict)
+    batch: Ingested | None = None
+    """Of the failed ones, what turned out to have to be built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,4 +104,14 @@ class Faulted:
     message: str | None
 
 
-Outcome = Polled | EvaluationStarted | Discovered | Evaluated | Built | Closed | Pushed | Faulted
+Outcome = (
+    Polled
+    | EvaluationStarted
+    | Discovered
+    | Evaluated
+    | Built
+    | Fetched
+    | Closed
+    | Pushed
+    | Faulted
+)

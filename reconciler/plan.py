@@ -22,6 +22,8 @@ from reconciler.scheduler import Assignment, Scheduler, Slots
 
 UNAVAILABLE_PAUSE = 60.0
 """Seconds until a source that could not be resolved is tried again, at the latest."""
+FETCH_BATCH = 100
+"""Derivations whose outputs are fetched in one go."""
 
 # --- Observed ----------------------------------------------------------------------------------
 
@@ -77,6 +79,19 @@ class RunningBuild:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AwayOutputs:
+    """A job's outputs that exist, but not here: they are to be fetched, to be rooted and pushed."""
+
+    derivation: int
+    jobsets: tuple[JobsetName, ...]
+    """Those that are served now and have the job."""
+    not_before: float = 0.0
+    failures: int = 0
+    error: str | None = None
+    """Why they could not be fetched so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCache:
     """A cache's queue."""
 
@@ -101,6 +116,9 @@ class Observed:
     running: tuple[RunningBuild, ...]
     slots: tuple[Slots, ...]
     scheduler: Scheduler
+    away: tuple[AwayOutputs, ...] = ()
+    fetching: bool = False
+    """A batch of them is on its way."""
     unwanted: frozenset[int] = frozenset()
     """Live derivations that no declared jobset wants any more."""
     rooted: frozenset[int] = frozenset()
@@ -144,6 +162,13 @@ class Build:
 
     derivation: int
     builder: BuilderName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Fetch the outputs of derivations from substituters."""
+
+    derivations: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +233,7 @@ Action = (
     Poll
     | Evaluate
     | Build
+    | Fetch
     | StopBuild
     | Withdraw
     | QueuePushes
@@ -243,6 +269,8 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
             wakes.append(next_poll)
     actions.extend(_releases(desired, observed))
     actions.extend(_builds(observed, now=now))
+    actions.extend(_fetches(observed, now=now))
+    wakes.extend(each.not_before for each in observed.away if each.not_before > now)
     if observed.sweep_due and not observed.running and not observed.evaluating:
         actions.append(Sweep())
     for name in desired.caches:
@@ -367,6 +395,13 @@ def assignments(observed: Observed, *, now: float) -> list[Assignment]:
     return [each for each in chosen if each.derivation not in observed.unwanted]
 
 
+def _fetches(observed: Observed, *, now: float) -> Iterator[Action]:
+    """A batch at a time: Nix fetches several at once by itself."""
+    due = [each.derivation for each in observed.away if each.not_before <= now]
+    if due and not observed.fetching:
+        yield Fetch(derivations=tuple(due[:FETCH_BATCH]))
+
+
 def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str, str], str]:
     """What is wrong with each declared object."""
     conditions = {
@@ -377,6 +412,10 @@ def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str,
     for slots in observed.slots:
         if slots.unavailable is not None:
             conditions["builder", slots.builder.name, "unavailable"] = slots.unavailable
+    for away in observed.away:
+        if away.error is not None:
+            for name in away.jobsets:
+                conditions["jobset", name, "not-fetched"] = away.error
     for jobset in desired.jobsets.values():
         seen = observed.jobsets.get(jobset.name, ObservedJobset())
         newest = seen.evaluations[0] if seen.evaluations else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,20 @@ from reconciler.errors import ConnectionLostError
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import Endpoint
+from reconciler.nix.logs import LogRecord, Message
 from reconciler.nix.protocol import ClientOptions
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """Where store paths are; those that are nowhere are in neither."""
+
+    here: frozenset[StorePath] = frozenset()
+    away: frozenset[StorePath] = frozenset()
+    """Substituters can give them."""
+
 
 OPEN_TIMEOUT = 30.0
 """Seconds within which a local daemon must answer."""
@@ -66,13 +78,37 @@ class Store:
         """Those of the paths that the store has."""
         return await self._ask(lambda c: c.query_valid_paths(paths))
 
+    async def locate(self, paths: Collection[StorePath]) -> Whereabouts:
+        """Which of the paths the store has, and which of the others its substituters can give."""
+        here = await self.valid(paths)
+        rest = [path for path in paths if path not in here]
+        if not rest:
+            return Whereabouts(here=here)
+        away = await self._ask(lambda c: c.query_substitutable_paths(rest))
+        return Whereabouts(here=here, away=away)
+
     async def available(self, paths: Collection[StorePath]) -> frozenset[StorePath]:
         """Those of the paths that the store has or its substituters can give."""
-        there = await self.valid(paths)
-        rest = [path for path in paths if path not in there]
-        if not rest:
-            return there
-        return there | await self._ask(lambda c: c.query_substitutable_paths(rest))
+        found = await self.locate(paths)
+        return found.here | found.away
+
+    async def fetch(self, paths: Collection[StorePath]) -> tuple[frozenset[StorePath], str]:
+        """Fetch paths from substituters; those that exist now, and what Nix said of the others.
+
+        Over a connection of its own: it may take long.
+        """
+        said: list[str] = []
+
+        def listen(record: LogRecord) -> None:
+            if isinstance(record, Message):
+                said.append(record.text)
+
+        connection = await Connection.open(
+            self.endpoint, options=ClientOptions(keep_going=True), patience=OPEN_TIMEOUT
+        )
+        async with connection:
+            there = await connection.query_valid_paths(paths, substitute=True, on_log=listen)
+        return there, "\n".join(said)
 
     async def known_outputs(self, drv: DrvPath) -> Mapping[str, StorePath | None]:
         """Where a derivation's outputs are; None for one whose path is not known yet."""

@@ -22,7 +22,7 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"pushing"},
+    {"fetching", "pushing"},
     {"outcomes"},
     {"ingest", "store"},
     {"build"},

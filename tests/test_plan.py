@@ -22,10 +22,13 @@ from reconciler.model import (
     StorePath,
 )
 from reconciler.plan import (
+    FETCH_BATCH,
     UNAVAILABLE_PAUSE,
     Action,
+    AwayOutputs,
     Build,
     Evaluate,
+    Fetch,
     Forget,
     Locked,
     Observed,
@@ -371,3 +374,37 @@ def test_a_builder_that_takes_nothing_says_why() -> None:
 def test_an_interrupted_evaluation_is_no_fault() -> None:
     cut = evaluation(1, EvaluationState.FAILED, error="stopped", interrupted=True)
     assert decide(seen(cut, busy=True)).conditions == {}
+
+
+# --- Fetching ------------------------------------------------------------------------------------
+
+
+def away(derivation: int, **rest: Any) -> AwayOutputs:
+    return AwayOutputs(derivation=derivation, jobsets=(IT,), **rest)
+
+
+def test_what_is_elsewhere_is_fetched() -> None:
+    decided = plan(
+        desired(jobset()), observed(seen(evaluation(1)), away=(away(1), away(2))), now=NOW
+    )
+    assert decided.actions == (Fetch(derivations=(1, 2)),)
+    assert decided.conditions == {}
+
+
+def test_a_batch_at_a_time_is_fetched() -> None:
+    many = tuple(away(number) for number in range(FETCH_BATCH + 1))
+    of = observed(seen(evaluation(1)), away=many)
+    (fetch,) = plan(desired(jobset()), of, now=NOW).actions
+    assert isinstance(fetch, Fetch)
+    assert len(fetch.derivations) == FETCH_BATCH
+    assert plan(desired(jobset()), replace(of, fetching=True), now=NOW).actions == ()
+
+
+def test_what_could_not_be_fetched_waits_and_is_told() -> None:
+    failed = away(1, not_before=NOW + 5, failures=1, error="no answer")
+    decided = plan(desired(jobset()), observed(seen(evaluation(1)), away=(failed,)), now=NOW)
+    assert decided.actions == ()
+    assert decided.wake_at == NOW + 5
+    assert decided.conditions == {("jobset", IT, "not-fetched"): "no answer"}
+    later = plan(desired(jobset()), observed(seen(evaluation(1)), away=(failed,)), now=NOW + 5)
+    assert later.actions == (Fetch(derivations=(1,)),)

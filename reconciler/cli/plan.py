@@ -107,6 +107,9 @@ def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
         case planning.Build():
             name = found.names.get(action.derivation, f"derivation {action.derivation}")
             yield Line(sign="+", kind="build", subject=name, note=f"on {action.builder}")
+        case planning.Fetch():
+            made = f"what {counted(len(action.derivations), 'job')} made"
+            yield Line(sign="+", kind="fetch", subject=made, note="a substituter has it")
         case planning.StopBuild():
             name = found.names.get(action.derivation, f"derivation {action.derivation}")
             yield Line(sign="-", kind="stop", subject=name, note="nothing needs it any more")

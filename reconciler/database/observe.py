@@ -192,6 +192,28 @@ def dependants(database: Database, derivations: Iterable[int]) -> dict[int, list
     return found
 
 
+def derivation_paths(database: Database, derivations: Iterable[int]) -> dict[int, DrvPath]:
+    """Paths of derivations by id."""
+    return {
+        row[0]: row[1]
+        for row in database.query(
+            "SELECT id, path FROM derivation WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(derivations)),),
+        )
+    }
+
+
+def derivation_ids(database: Database, paths: Iterable[DrvPath]) -> list[int]:
+    """The derivations that have these paths."""
+    return [
+        row[0]
+        for row in database.query(
+            "SELECT id FROM derivation WHERE path IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(paths)),),
+        )
+    ]
+
+
 def outputs(database: Database, derivations: Iterable[int]) -> dict[int, dict[str, StorePath]]:
     """The known output paths of derivations."""
     found: dict[int, dict[str, StorePath]] = {}

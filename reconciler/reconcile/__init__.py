@@ -13,9 +13,10 @@ from hashlib import sha256
 from reconciler.database import declared, observe
 from reconciler.errors import NixError
 from reconciler.model import CacheName, Jobset, StorePath
-from reconciler.plan import Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
+from reconciler.plan import AwayOutputs, Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
 from reconciler.reconcile import act, collect, requests
-from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.farm import Away, Farm
+from reconciler.store import Whereabouts
 from reconciler.work import LiveBuild
 
 PUSH_BATCH = 200
@@ -37,6 +38,7 @@ async def start(farm: Farm, *, now: float) -> None:
     collected = await _find_lost(farm, now=now)
     _load(farm)
     farm.adopt(farm.desired, now=now)
+    farm.away = {each: away for each, away in farm.away.items() if farm.work.jobs(each)}
     collected |= await _find_lost_derivations(farm)
     if collected:
         for jobset in farm.desired.jobsets:
@@ -64,8 +66,13 @@ async def _find_lost(farm: Farm, *, now: float) -> bool:
     """Queue again what is needed and was collected; whether the derivations were as well."""
     outputs = observe.needed_outputs(farm.database)
     paths = {path for each in outputs.values() for path in each}
-    there = await farm.store.available(paths) if paths else frozenset[StorePath]()
+    found = await farm.store.locate(paths) if paths else Whereabouts()
+    there = found.here | found.away
     lost = [drv for drv, each in outputs.items() if not there.issuperset(each)]
+    if found.away:
+        away = {drv for drv, each in outputs.items() if not found.away.isdisjoint(each)}
+        ids = observe.derivation_ids(farm.database, away.difference(lost))
+        farm.away = {each: Away() for each in ids}
     try:
         if lost:
             await farm.executor.ingest.revisit(lost, now=now)
@@ -119,6 +126,8 @@ def can_go_on(farm: Farm, tick: Tick, *, now: float, push_failures: int) -> bool
     for derivation in graph.ready:
         if graph[derivation].not_before > now and not farm.exhausted(derivation):
             return True
+    if any(0 < each.failures < push_failures for each in tick.observed.away):
+        return True
     return any(
         cache.next_due_at is not None and cache.failures < push_failures
         for cache in tick.observed.caches.values()
@@ -138,6 +147,8 @@ def look(farm: Farm, *, now: float) -> Observed:
             running=tuple(farm.running.values()),
             slots=farm.slots(),
             scheduler=farm.work.scheduler,
+            away=_away(farm),
+            fetching=farm.fetching,
             unwanted=farm.work.unwanted(),
             rooted=farm.store.held(),
             sweep_due=farm.sweep_due,
@@ -181,6 +192,27 @@ def fingerprint(jobset: Jobset, source: str) -> str:
     return sha256(json.dumps(settings).encode()).hexdigest()
 
 
+def _away(farm: Farm) -> tuple[AwayOutputs, ...]:
+    """What only substituters have of the jobs that are served."""
+    if not farm.away:
+        return ()
+    active = {jobset.name for jobset in farm.active_jobsets()}
+    found = []
+    for derivation, away in farm.away.items():
+        jobsets = {job.jobset for job in farm.work.jobs(derivation)} & active
+        if jobsets and derivation not in farm.work.graph:
+            found.append(
+                AwayOutputs(
+                    derivation=derivation,
+                    jobsets=tuple(sorted(jobsets)),
+                    not_before=away.not_before,
+                    failures=away.failures,
+                    error=away.error,
+                )
+            )
+    return tuple(found)
+
+
 def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
     queue = observe.push_queue(farm.database, name, now=now, batch=PUSH_BATCH)
     closing = farm.closing.get(name, set())
@@ -188,7 +220,7 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         due=queue.due,
         next_due_at=queue.next_due_at,
         failures=queue.failures,
-        unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing)),
+        unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys())),
         busy=name in farm.pushing,
     )
 

@@ -23,6 +23,8 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             _evaluate(farm, action, now=now)
         case plan.Build():
             _build(farm, action, now=now)
+        case plan.Fetch():
+            _fetch(farm, action)
         case plan.StopBuild():
             running = farm.running[action.derivation]
             farm.running[action.derivation] = replace(running, stopping=True)
@@ -33,6 +35,16 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             _queue_pushes(farm, action)
         case plan.Push():
             _push(farm, action, now=now)
+        case plan.Release() | plan.Forget() | plan.Sweep() | plan.Prune():
+            _let_go(farm, action, now=now)
+        case _:
+            assert_never(action)
+
+
+def _let_go(
+    farm: Farm, action: plan.Release | plan.Forget | plan.Sweep | plan.Prune, *, now: float
+) -> None:
+    match action:
         case plan.Release():
             farm.store.release(action.evaluation)
         case plan.Forget():
@@ -92,6 +104,15 @@ def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
             limits=lambda: farm.work.limits(action.derivation, farm.desired.jobsets),
         ),
         action.builder,
+    )
+
+
+def _fetch(farm: Farm, action: plan.Fetch) -> None:
+    outputs = observe.outputs(farm.database, action.derivations)
+    paths = observe.derivation_paths(farm.database, action.derivations)
+    farm.fetching = True
+    farm.executor.fetch(
+        {each: (paths[each], list(outputs[each].values())) for each in action.derivations}
     )
 
 

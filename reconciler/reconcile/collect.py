@@ -9,7 +9,7 @@ from typing import assert_never
 from reconciler import outcomes as out
 from reconciler.database import built, evaluated, observe, pushed
 from reconciler.model import BuildState, Outcome, PushState
-from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import package_name
 
@@ -17,6 +17,8 @@ MAX_BACKOFF = 3600.0
 """Seconds between attempts at most, however often something failed."""
 PUSH_BACKOFF = 5.0
 """Seconds after a path's first failure; doubled each time."""
+FETCH_BACKOFF = 1.0
+"""Seconds after outputs could not be fetched for the first time; doubled each time."""
 
 
 def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
@@ -32,6 +34,8 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _evaluated(farm, outcome, now=now)
         case out.Built():
             _built(farm, outcome, now=now)
+        case out.Fetched():
+            _fetched(farm, outcome, now=now)
         case out.Faulted():
             farm.fault(outcome.kind, outcome.name, outcome.reason, outcome.message)
         case out.Closed():
@@ -56,7 +60,9 @@ def _discovered(farm: Farm, outcome: out.Discovered, *, now: float) -> None:
     # All jobs that exist; of those that did not when the batch was stored, one may have been
     # built since.
     wanted = {each for each in outcome.batch.jobs.values() if each not in farm.work.graph}
-    farm.hold_outputs(outcome.evaluation, wanted)
+    for each in wanted.intersection(outcome.away):
+        farm.away.setdefault(each, Away())
+    farm.hold_outputs(outcome.evaluation, wanted - farm.away.keys())
     for cache in farm.caches_of([outcome.jobset]):
         farm.unqueued.setdefault(cache.name, set()).update(wanted)
 
@@ -108,6 +114,22 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         if result.outputs:
             for evaluation in {job.evaluation for job in farm.work.jobs(derivation)}:
                 farm.hold_outputs(evaluation, {derivation})
+
+
+def _fetched(farm: Farm, outcome: out.Fetched, *, now: float) -> None:
+    farm.fetching = False
+    for derivation in outcome.done:
+        farm.away.pop(derivation, None)
+        for evaluation in {job.evaluation for job in farm.work.jobs(derivation)}:
+            farm.hold_outputs(evaluation, {derivation})
+    if outcome.batch is not None:
+        farm.join(outcome.batch.live, lost=outcome.batch.lost, now=now)
+        farm.want()
+    for derivation, error in outcome.failed.items():
+        away = farm.away.get(derivation)
+        if away is not None:  # or it is built instead
+            away.failures, away.error = away.failures + 1, error
+            away.not_before = now + _pause(FETCH_BACKOFF, failures=away.failures)
 
 
 def _pause(backoff: float, *, failures: int) -> float:

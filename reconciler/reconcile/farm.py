@@ -56,6 +56,15 @@ class Progress:
 
 
 @dataclass(slots=True)
+class Away:
+    """Outputs that are to be fetched: what trying came to."""
+
+    not_before: float = 0.0
+    failures: int = 0
+    error: str | None = None
+
+
+@dataclass(slots=True)
 class Farm:
     """See the module's text."""
 
@@ -74,6 +83,9 @@ class Farm:
     """Derivations whose outputs are to be put on a cache's queue."""
     closing: dict[CacheName, set[int]] = field(default_factory=dict)
     """Those of which it is being found out what belongs to them."""
+    away: dict[int, Away] = field(default_factory=dict)
+    """Jobs' derivations whose outputs exist, but only in substituters."""
+    fetching: bool = False
     cancelled: set[int] = field(default_factory=set)
     """Running builds that a person asked to stop."""
     sweep_due: bool = False
@@ -169,6 +181,8 @@ class Farm:
             ).items()
         }
         self.work.join(found.values(), needed_by)
+        for derivation in found:
+            self.away.pop(derivation, None)
 
     def settle(self, derivation: int, state: BuildState) -> None:
         """Apply a build's end to the graph, and what follows from it for caches."""
@@ -193,7 +207,7 @@ class Farm:
         """Root the outputs of all jobs in force that exist, as far as they are not rooted yet."""
         jobs: dict[int, set[int]] = {}
         for job in observe.wanted_jobs(self.database):
-            if job.derivation not in self.work.graph:
+            if job.derivation not in self.work.graph and job.derivation not in self.away:
                 jobs.setdefault(job.evaluation, set()).add(job.derivation)
         for evaluation, derivations in jobs.items():
             self.hold_outputs(evaluation, derivations)

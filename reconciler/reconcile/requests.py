@@ -9,7 +9,7 @@ from __future__ import annotations
 from reconciler.database import built, declared, observe
 from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
-from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 
 
@@ -91,8 +91,11 @@ def _retry(farm: Farm, request: Request, *, now: float) -> str:
     farm.work.forgive((*ended, *delayed))
     for each in (*ended, *delayed):
         graph.reopen(each)
-    if ended or delayed:
-        return f"{len(ended) + len(delayed)} builds are tried again"
+    unfetched = [each for each in named if each in farm.away]
+    for each in unfetched:
+        farm.away[each] = Away()
+    if ended or delayed or unfetched:
+        return f"{len(ended) + len(delayed) + len(unfetched)} builds are tried again"
     return "nothing to retry: nothing that it needs has failed"
 
 
