@@ -7,11 +7,11 @@ the infrastructure as often as allowed. Only that and what lies above it is load
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from reconciler.database.file import Database
+from reconciler.database.file import Database, Row
 from reconciler.model import Builder, BuilderName, BuildState
 from reconciler.status import BuilderFacts, JobState, Stuck
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # queued, loading them would take a good part of the time of `status`.
 
 _NOT_GOOD = "state NOT IN ('succeeded', 'substituted')"
+ENDED = ", ".join(f"'{state}'" for state in BuildState if not state.live and not state.good)
+"""The states, as SQL, of what ended without outputs. Named one by one they are looked up in the
+index; all that is neither queued nor building would be searched for among what is queued."""
 
 
 LocalSystems = Callable[[Collection[str]], Collection[str]]
@@ -61,15 +64,23 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
     """Find them."""
     if not database.one("SELECT 1 FROM build WHERE +state = 'queued' AND " + _NOT_GOOD):
         return Blocked()
-    stuck = {
-        **_unsupported(database, document, local_systems),
-        **_exhausted(database, document.fewest_attempts),
-    }
+    # Of all that is looked for among the queued builds, in one pass, whether there is any.
+    kinds = database.query(
+        "SELECT DISTINCT d.system, d.features, d.unsupported IS NOT NULL AS unsupported,"
+        " b.failures >= ? AS exhausted FROM build b JOIN derivation d ON d.id = b.derivation"
+        f" WHERE b.{_NOT_GOOD} AND b.state = 'queued'",
+        (document.fewest_attempts,),
+    )
+    stuck: dict[int, Stuck] = {}
+    if any(kind["unsupported"] for kind in kinds):
+        stuck |= _unsupported(database)
+    stuck |= _unfitting(database, document, local_systems, kinds)
+    if any(kind["exhausted"] for kind in kinds):
+        stuck |= _exhausted(database, document.fewest_attempts)
     ended = [
         row[0]
         for row in database.query(
-            f"SELECT derivation FROM build WHERE {_NOT_GOOD}"
-            " AND state NOT IN ('queued', 'building')"
+            f"SELECT derivation FROM build WHERE {_NOT_GOOD} AND state IN ({ENDED})"
         )
     ]
     causes = _causes(database, {*ended, *stuck})
@@ -121,24 +132,9 @@ def _causes(database: Database, roots: Collection[int]) -> dict[int, int]:
     return graph.dependency_failed()
 
 
-def _unsupported(
-    database: Database, document: Declared, local_systems: LocalSystems
-) -> dict[int, Stuck]:
-    """Queued builds that no declared builder can build."""
-    from reconciler.graph import Platform  # noqa: PLC0415
-    from reconciler.scheduler import Fleet  # noqa: PLC0415
-
-    platforms = {
-        Platform(row[0], frozenset(row[1].split())): row[1]
-        for row in database.query(
-            "SELECT DISTINCT d.system, d.features FROM build b JOIN derivation d"
-            f" ON d.id = b.derivation WHERE b.{_NOT_GOOD} AND b.state = 'queued'"
-        )
-    }
-    here = local_systems({platform.system for platform in platforms})
-    slots = slots_of(database, document.builders, here)
-    fleet = Fleet(slots, {})
-    found = {
+def _unsupported(database: Database) -> dict[int, Stuck]:
+    """Queued builds that no Nix of ours can build."""
+    return {
         row["id"]: Stuck(
             derivation=row["name"], state=JobState.UNSUPPORTED, message=row["unsupported"]
         )
@@ -148,6 +144,23 @@ def _unsupported(
             " AND d.unsupported IS NOT NULL"
         )
     }
+
+
+def _unfitting(
+    database: Database, document: Declared, local_systems: LocalSystems, kinds: Sequence[Row]
+) -> dict[int, Stuck]:
+    """Queued builds that no declared builder can build."""
+    from reconciler.graph import Platform  # noqa: PLC0415
+    from reconciler.scheduler import Fleet  # noqa: PLC0415
+
+    platforms = {
+        Platform(kind["system"], frozenset(kind["features"].split())): kind["features"]
+        for kind in kinds
+    }
+    here = local_systems({platform.system for platform in platforms})
+    slots = slots_of(database, document.builders, here)
+    fleet = Fleet(slots, {})
+    found: dict[int, Stuck] = {}
     for platform, features in platforms.items():
         if not fleet.fitting(platform):
             message = no_builder(fleet, slots, platform)

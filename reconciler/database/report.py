@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.database.blocked import Blocked, LocalSystems, blocked
+from reconciler.database.blocked import ENDED, Blocked, LocalSystems, blocked
 from reconciler.database.file import Database, Row
 from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 from reconciler.status import (
@@ -134,14 +134,24 @@ def facts(
         in_way = blocked(database, current, local_systems=local_systems)
         evaluations = _evaluations(database)
         shown = {each.id: name for name, (_, each) in evaluations.items() if each is not None}
+        counts = _build_counts(database)
         return Facts(
             document=document,
             daemon=daemon,
-            jobsets=_jobsets(database, current, evaluations, conditions, in_way),
+            jobsets=_jobsets(
+                database,
+                current,
+                evaluations,
+                conditions,
+                _job_counts(database, list(shown), in_way, missing=sum(counts.values())),
+            ),
             caches=caches(database, conditions),
             builders=builders(database, current, conditions),
             conditions=tuple(each for each in conditions if each.kind == "document"),
-            builds=_build_counts(database, in_way),
+            builds={
+                key: number - (len(in_way.states) if key is BuildState.QUEUED else 0)
+                for key, number in counts.items()
+            },
             stuck=in_way.stuck,
             problems=tuple(_problems(database, shown, in_way)),
         )
@@ -161,16 +171,20 @@ def _of(conditions: Iterable[Condition], kind: str, name: str) -> tuple[Conditio
     return tuple(each for each in conditions if each.kind == kind and each.name == name)
 
 
-def _build_counts(database: Database, in_way: Blocked) -> dict[BuildState, int]:
-    counts = {
+def _build_counts(database: Database) -> dict[BuildState, int]:
+    """Builds whose outputs do not exist, by state: counting one by one within the index takes
+    half the time of grouping.
+    """
+    states = json.dumps([state for state in BuildState if not state.good])
+    return {
         BuildState(row[0]): row[1]
         for row in database.query(
-            f"SELECT state, count(*) FROM build WHERE state NOT IN {_GOOD} GROUP BY state"
+            "SELECT s.value, (SELECT count(*) FROM build"
+            f" WHERE state NOT IN {_GOOD} AND state = s.value) FROM json_each(?) s",
+            (states,),
         )
+        if row[1]
     }
-    if in_way.states:
-        counts[BuildState.QUEUED] -= len(in_way.states)
-    return counts
 
 
 # --- Jobsets -----------------------------------------------------------------------------------
@@ -217,10 +231,8 @@ def _jobsets(
     document: InForce,
     evaluations: _Evaluations,
     conditions: Sequence[Condition],
-    in_way: Blocked,
+    jobs: Mapping[int, Mapping[JobState, int]],
 ) -> tuple[JobsetFacts, ...]:
-    shown = [each.id for _, each in evaluations.values() if each is not None]
-    jobs = _job_counts(database, shown, in_way)
     found = []
     for row in database.query("SELECT * FROM jobset"):
         name = JobsetName(row["name"])
@@ -254,12 +266,13 @@ def _jobsets(
 
 
 def _job_counts(
-    database: Database, shown: Sequence[int], in_way: Blocked
+    database: Database, shown: Sequence[int], in_way: Blocked, *, missing: int
 ) -> dict[int, dict[JobState, int]]:
-    """Jobs by state, of each evaluation.
+    """Jobs by state, of each evaluation; `missing` builds have no outputs.
 
     The good ones are what remains of all when the others are counted: those are found by the
-    partial index over builds, all is counted within the index of names.
+    partial index over builds, all is counted within the index of names. Where there are fewer
+    jobs than missing builds, it is the jobs whose builds are looked up.
     """
     asked = json.dumps(shown)
     among = "IN (SELECT value FROM json_each(?))"
@@ -277,8 +290,11 @@ def _job_counts(
         (asked,),
     ):
         counts[row[0]][JobState.EVALUATION_ERROR] = row[1]
+    builds_first = missing < sum(totals.values())
+    # SQLite takes the tables of a CROSS JOIN in the order in which they are written.
+    tables = "build b CROSS JOIN job j" if builds_first else "job j CROSS JOIN build b"
     for row in database.query(
-        "SELECT j.evaluation, b.state, count(*) FROM build b CROSS JOIN job j"
+        f"SELECT j.evaluation, b.state, count(*) FROM {tables}"
         f" ON j.derivation = b.derivation WHERE b.state NOT IN {_GOOD}"
         f" AND j.evaluation {among} GROUP BY j.evaluation, b.state",
         (asked,),
@@ -337,7 +353,7 @@ def _problems(
         " FROM attempt a WHERE a.derivation = b.derivation ORDER BY a.id DESC LIMIT 1) AS message"
         " FROM build b CROSS JOIN job j ON j.derivation = b.derivation"
         f" JOIN derivation d ON d.id = b.derivation WHERE b.state NOT IN {_GOOD}"
-        " AND b.state NOT IN ('queued', 'building')"
+        f" AND b.state IN ({ENDED})"
         " AND j.evaluation IN (SELECT value FROM json_each(?))",
         (asked,),
     ):
