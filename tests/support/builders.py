@@ -8,15 +8,16 @@ processes of a builder's connections are known, to be killed or stopped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,7 @@ class TestBuilder:
         """Whether a store path is there, valid or not."""
         return os.path.lexists(self.store_dir / Path(path).name)
 
-    @contextmanager
+    @contextlib.contextmanager
     def behind_a_daemon(self, **settings: str) -> Iterator[None]:
         """Let connections be handed on to a daemon on the builder, as where Nix is not root's own.
 
@@ -195,7 +196,9 @@ class TestBuilder:
                 pass_fds=(listener.fileno(),),
                 stderr=subprocess.DEVNULL,
             )
-        self.sshd.set_environment({**self.environment, "NIX_REMOTE": f"unix://{path}"})
+        # It reads contents from the store's folder itself, and so must know where that is.
+        front = f"unix://{path}?root={self.store.root}/root"
+        self.sshd.set_environment({**self.environment, "NIX_REMOTE": front})
         try:
             yield
         finally:
@@ -204,9 +207,23 @@ class TestBuilder:
             daemon.wait()
 
     def close(self) -> None:
-        """End it and remove its store."""
+        """End it, wait for what still tidies up there, and remove its store."""
         self.sshd.close()
+        while busy := self._processes():
+            for process in busy:
+                select.select((process,), (), ())
+                os.close(process)
         self.store.destroy()
+
+    def _processes(self) -> list[int]:
+        """Handles of the processes that were started with this builder's environment."""
+        mark = f"NIX_REMOTE=local?root={self.store.root}/root\0".encode()
+        handles = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is not ours
+                if mark in (folder / "environ").read_bytes():
+                    handles.append(os.pidfd_open(int(folder.name)))
+        return handles
 
 
 # A listening socket is handed over as systemd does it: it takes connections before the daemon runs.
