@@ -1,0 +1,9 @@
+# services.reconciler: a build farm as a part of a NixOS configuration.
+{
+  imports = [
+    ./nix/options.nix
+    ./nix/service.nix
+    ./nix/nix-daemon.nix
+    ./nix/cache-server.nix
+  ];
+}

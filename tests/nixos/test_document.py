@@ -1,0 +1,187 @@
+"""The document that the module renders, and what it refuses before."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import pytest
+
+from reconciler import config
+from reconciler.config.json_schema import schema
+from tests.config.test_json_schema import examples_of
+from tests.nixos.support import PROJECT, document, evaluate
+
+FARM: dict[str, Any] = {
+    "jobsets": {
+        "website": {
+            "source": {"flake": "git+https://git.example.org/website?ref=main"},
+            "caches": ["main"],
+        },
+        "tools": {"source": {"path": "/srv/tools", "file": "release.nix"}, "caches": ["local"]},
+        "docs": {"source": {"git": {"url": "https://git.example.org/docs"}}, "interval": None},
+    },
+    "builders": {
+        "local": {"maxJobs": 2},
+        "big": {"uri": "ssh-ng://nix@big.example.org", "sshKeyFile": "/run/secrets/big"},
+    },
+    "caches": {
+        "main": {
+            "uri": "s3://nix-cache?region=eu-central-1",
+            "signingKeyFile": "/run/secrets/key",
+            "credentialsFile": "/run/secrets/s3",
+        },
+        "local": {"uri": "file:///srv/cache", "signingKeyFile": "/run/secrets/key"},
+    },
+}
+CREDENTIALS = "/run/credentials/reconciler.service"
+
+
+def farm(**changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The farm with some objects changed or added: `farm(caches={"main": {"uri": …}})`."""
+    return {
+        kind: {
+            name: {**objects.get(name, {}), **changes.get(kind, {}).get(name, {})}
+            for name in {**objects, **changes.get(kind, {})}
+        }
+        for kind, objects in FARM.items()
+    }
+
+
+def examples() -> list[dict[str, Any]]:
+    """Every example of every key, each in a whole document."""
+    found = [FARM, *schema()["examples"]]
+    main = {"uri": "file:///srv/cache"}
+    for kind in ("jobset", "builder", "cache"):
+        part = schema()["$defs"][kind]
+        needed = {key: part["properties"][key]["examples"][0] for key in part.get("required", ())}
+        for value in examples_of(part, needed):
+            if kind == "builder" and {"sshKeyFile", "publicHostKey"} & set(value):
+                value["uri"] = "ssh-ng://nix@big.example.org"
+            found.append({"caches": {"main": main}} | {f"{kind}s": {"main": value}})
+    return found
+
+
+def test_every_example_renders_to_the_document_that_a_person_would_write() -> None:
+    given = copy.deepcopy(examples())
+    assert len(given) > 30
+    for settings, made in zip(given, evaluate("rendered", settings=given), strict=True):
+        for secret in made["secrets"]:
+            written = settings[secret["kind"]][secret["name"]]
+            assert written[secret["key"]] == secret["file"]
+            written[secret["key"]] = f"{CREDENTIALS}/{secret['id']}"
+        wanted = config.parse(json.dumps(settings).encode(), name="settings")
+        assert config.parse(json.dumps(made["document"]).encode(), name="rendered") == wanted
+
+
+def test_the_document_names_no_secret_file() -> None:
+    made = document(FARM)
+    assert "/run/secrets" not in json.dumps(made["document"])
+    assert {secret["id"]: secret["file"] for secret in made["secrets"]} == {
+        "builders.big.sshKeyFile": "/run/secrets/big",
+        "caches.local.signingKeyFile": "/run/secrets/key",
+        "caches.main.credentialsFile": "/run/secrets/s3",
+        "caches.main.signingKeyFile": "/run/secrets/key",
+    }
+
+
+def test_every_key_for_a_file_outside_the_store_is_a_secret() -> None:
+    held = {
+        (kind, name)
+        for kind in ("jobset", "builder", "cache")
+        for name, part in schema()["$defs"][kind]["properties"].items()
+        if "outside the Nix store" in part.get("description", "")
+    }
+    made = document(FARM)
+    assert {(secret["kind"].removesuffix("s"), secret["key"]) for secret in made["secrets"]} == held
+
+
+def test_a_credential_is_left_as_it_is() -> None:
+    loaded = "/run/credentials/reconciler.service/mine"
+    made = document(farm(caches={"main": {"signingKeyFile": loaded}}))
+    assert made["document"]["caches"]["main"]["signingKeyFile"] == loaded
+    assert "caches.main.signingKeyFile" not in [secret["id"] for secret in made["secrets"]]
+
+
+def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
+    made = document(FARM)
+    assert (made["refusals"], made["warnings"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        (
+            {"jobsets": {"docs": {"caches": ["mian"]}}},
+            "jobsets.docs.caches",
+            ['there is no cache "mian"', "settings.caches.mian", "local, main"],
+        ),
+        (
+            {"caches": {"main": {"signingKeyFile": "/nix/store/0000-key"}}},
+            "caches.main.signingKeyFile",
+            ["in the Nix store", "/run/secrets/main"],
+        ),
+        (
+            {"caches": {"main": {"signingKeyFile": None}}},
+            "caches.main.signingKeyFile",
+            ["jobsets push to this cache", "--key-name main-1"],
+        ),
+        (
+            {"builders": {"big": {"sshKeyFile": None}}},
+            "builders.big.sshKeyFile",
+            ["ssh-ng://nix@big.example.org", "name the file of a private key"],
+        ),
+        (
+            {"builders": {"two": FARM["builders"]["big"]}},
+            "builders.two.uri",
+            ["settings.builders.big is the same machine", "keep one"],
+        ),
+    ],
+)
+def test_a_contradiction_is_refused_by_path_with_its_mend(
+    changes: dict[str, Any], path: str, said: list[str]
+) -> None:
+    (refusal,) = document(farm(**changes))["refusals"]
+    assert refusal.startswith(f"services.reconciler.settings.{path}: ")
+    assert not [words for words in said if words not in refusal]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"caches": {"spare": {"uri": "file:///srv/spare"}}}, "caches.spare"),
+        (
+            {
+                "jobsets": {
+                    name: {"systems": ["x86_64-linux"]} for name in ("website", "tools", "docs")
+                },
+                "builders": {"big": {"systems": ["aarch64-linux"]}},
+            },
+            "builders.big",
+        ),
+    ],
+)
+def test_what_nothing_uses_is_warned_of(changes: dict[str, Any], path: str) -> None:
+    made = document(farm(**changes))
+    assert made["refusals"] == []
+    (warning,) = made["warnings"]
+    assert warning.startswith(f"services.reconciler.settings.{path} is declared, but ")
+    assert warning.endswith("or remove it.")
+
+
+def test_a_cache_reached_by_ssh_needs_no_key() -> None:
+    cache = {"uri": "ssh-ng://nix@cache.example.org", "signingKeyFile": None}
+    assert document(farm(caches={"main": cache}))["refusals"] == []
+
+
+def test_the_readme_shows_a_configuration_that_is_right() -> None:
+    section = (PROJECT / "README.md").read_text().split("\n## NixOS\n")[1].split("\n## ")[0]
+    (shown,) = re.findall(r"^```nix\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    body = shown.split("services.reconciler = ", 1)[1].rsplit(";", 1)[0]
+    made = evaluate("readme", expression=body)
+    assert made["unknown"] == []
+    (rendered,) = evaluate("rendered", settings=[made["settings"]])
+    assert (rendered["refusals"], rendered["warnings"]) == ([], [])
+    config.parse(json.dumps(rendered["document"]).encode(), name="rendered")
