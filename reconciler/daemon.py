@@ -81,8 +81,7 @@ async def _run(config_path: Path, places: Places, *, observe: Observer, once: bo
         finally:
             database.close()
     finally:
-        for task in (nix, connection):
-            task.cancel()
+        # Not cancelled: asyncio complains of a child that is stopped while it starts.
         await asyncio.gather(nix, connection, return_exceptions=True)
         await store.close()
 

@@ -56,27 +56,64 @@ class _Limit(Exception):  # noqa: N818 - a control flow within this module, neve
 
 
 class _Watch:
-    """Feeds the log, and knows how long the build has been silent."""
+    """Feeds the log, and ends the attempt by its `deadline` when a limit is reached."""
 
-    def __init__(self, writer: LogWriter, limits: Callable[[], Limits]) -> None:
-        self.writer = writer
-        self.heard_at = time.monotonic()
-        self.too_long = asyncio.Event()
+    def __init__(
+        self, writer: LogWriter, limits: Callable[[], Limits], deadline: asyncio.Timeout
+    ) -> None:
+        self.reached: _Limit | None = None
+        self._writer = writer
         self._limits = limits
+        self._deadline = deadline
         self._max_log = limits().max_log
+        self._began = self._heard_at = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
 
     def hear(self, record: LogRecord) -> None:
         """Take one record of the protocol's log stream."""
         if isinstance(record, BuildLog):
-            self.heard_at = time.monotonic()
-            self.writer.write(record.data + b"\n" if record.line_ends else record.data)
+            self._heard_at = time.monotonic()
+            self._writer.write(record.data + b"\n" if record.line_ends else record.data)
             if self._too_long():
                 self._max_log = self._limits().max_log
                 if self._too_long():
-                    self.too_long.set()
+                    self._end(
+                        Failure.LOG_LIMIT,
+                        f"wrote more log than maxLog allows ({format_size(self._max_log or 0)})",
+                    )
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _too_long(self) -> bool:
-        return self._max_log is not None and self.writer.bytes > self._max_log
+        return self._max_log is not None and self._writer.bytes > self._max_log
+
+    def _look(self) -> None:
+        """End what has run or been silent for too long; look again when that could be so."""
+        limits, now = self._limits(), time.monotonic()
+        running, silent = now - self._began, now - self._heard_at
+        rest = []
+        if limits.timeout is not None:
+            rest.append(limits.timeout - running)
+            if running >= limits.timeout:
+                took = format_duration(limits.timeout)
+                self._end(Failure.TIMED_OUT, f"ran longer than its timeout ({took})")
+                return
+        if limits.max_silent is not None:
+            rest.append(limits.max_silent - silent)
+            if silent >= limits.max_silent:
+                took = format_duration(limits.max_silent)
+                self._end(Failure.SILENT, f"printed nothing for longer than maxSilent ({took})")
+                return
+        if rest:
+            self._timer = asyncio.get_running_loop().call_later(min(rest), self._look)
+
+    def _end(self, failure: Failure, message: str) -> None:
+        self.reached = _Limit(failure, message)
+        self._deadline.reschedule(0)
 
 
 async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult:
@@ -129,53 +166,18 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
 
 async def _build(order: Order, connection: Connection, writer: LogWriter) -> BuildResult:
     """Build, and stop when a limit is reached: Nix enforces none of them on a remote builder."""
-    watch = _Watch(writer, order.limits)
-    began = time.monotonic()
-    build = asyncio.ensure_future(connection.build(order.path, on_log=watch.hear))
-    too_long = asyncio.ensure_future(watch.too_long.wait())
+    watch: _Watch | None = None
     try:
-        while True:
-            now = time.monotonic()
-            limits = order.limits()
-            _check_time(limits, running=now - began, silent=now - watch.heard_at)
-            done, _ = await asyncio.wait(
-                (build, too_long),
-                timeout=_patience(limits, running=now - began, silent=now - watch.heard_at),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if build in done:
-                return build.result()
-            if too_long in done:
-                raise _Limit(
-                    Failure.LOG_LIMIT,
-                    f"wrote more log than maxLog allows ({format_size(limits.max_log or 0)})",
-                )
+        async with asyncio.timeout(None) as deadline:
+            watch = _Watch(writer, order.limits, deadline)
+            return await connection.build(order.path, on_log=watch.hear)
+    except TimeoutError:
+        if watch is None or watch.reached is None:
+            raise
+        raise watch.reached from None
     finally:
-        for task in (build, too_long):
-            task.cancel()
-        await asyncio.gather(build, too_long, return_exceptions=True)
-
-
-def _check_time(limits: Limits, *, running: float, silent: float) -> None:
-    if limits.timeout is not None and running >= limits.timeout:
-        raise _Limit(
-            Failure.TIMED_OUT, f"ran longer than its timeout ({format_duration(limits.timeout)})"
-        )
-    if limits.max_silent is not None and silent >= limits.max_silent:
-        raise _Limit(
-            Failure.SILENT,
-            f"printed nothing for longer than maxSilent ({format_duration(limits.max_silent)})",
-        )
-
-
-def _patience(limits: Limits, *, running: float, silent: float) -> float | None:
-    """Seconds until a limit could be reached; None: never."""
-    rest = []
-    if limits.timeout is not None:
-        rest.append(limits.timeout - running)
-    if limits.max_silent is not None:
-        rest.append(limits.max_silent - silent)
-    return max(0.0, min(rest)) if rest else None
+        if watch is not None:
+            watch.stop()
 
 
 async def _output_facts(connection: Connection, result: BuildResult) -> dict[str, OutputFact]:

@@ -26,7 +26,7 @@ from tests.support.private_store import PrivateStore
 
 PROJECT = Path(__file__).parents[2]
 SYSTEM = f"{platform.machine()}-linux"
-DEADLINE = 30.0
+DEADLINE = 120.0
 """Seconds after which a condition that does not come true is a failure."""
 
 PREAMBLE = f"""
