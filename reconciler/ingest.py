@@ -8,8 +8,11 @@ not looked at again. Decides nothing about order or builders.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, repeat
 from typing import Protocol
 
 from reconciler.build import products as build_products
@@ -27,6 +30,13 @@ from reconciler.model import (
 from reconciler.nix import derivation
 from reconciler.transitions import Cause
 
+_LEAST = 16
+_MOST = 1024
+"""Derivations that the store is asked about at once."""
+
+_IN_A_ROW = 32
+"""Files that are read before others have a turn: a millisecond at most."""
+
 
 class PathSource(Protocol):
     """What the walk asks of a store."""
@@ -40,17 +50,40 @@ class PathSource(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Walk:
-    """What one walk has found."""
+@dataclass(slots=True, eq=False)
+class _Met:
+    """A derivation that a walk has come by."""
 
-    facts: dict[DrvPath, Derivation] = field(default_factory=dict)
-    wanted: dict[DrvPath, set[str]] = field(default_factory=dict)
-    available: dict[DrvPath, bool] = field(default_factory=dict)
-    realised: dict[DrvPath, Mapping[str, StorePath]] = field(default_factory=dict)
+    path: DrvPath
+    wanted: tuple[str, ...] | None = None
+    """Outputs; empty: all. None: it has only just been met."""
+    fact: Derivation | None = None
+    """None until it is read, and of one that is in the live graph, which is not read."""
+    available: bool | None = None
+    """None until the store has answered."""
+    realised: Mapping[str, StorePath] = field(default_factory=dict)
     """Outputs whose paths the store alone knows, since they follow from the contents."""
-    present: set[DrvPath] = field(default_factory=set)
-    """Met, but in the live graph already."""
+    inputs: Sequence[_Met] = ()
+    """As the file has them; none unless it is to be built."""
+    id: int = 0
+
+    def want(self, names: tuple[str, ...]) -> bool:
+        """Whether outputs are among these that were not wanted before."""
+        if self.wanted is None:
+            self.wanted = names
+            return True
+        if not self.wanted or (names and set(names).issubset(self.wanted)):
+            return False
+        self.wanted = names and (*self.wanted, *names)
+        return True
+
+
+class _Walk(dict[DrvPath, _Met]):
+    """What a walk has met, in the order it was."""
+
+    def __missing__(self, path: DrvPath) -> _Met:
+        met = self[path] = _Met(path)
+        return met
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,65 +135,42 @@ class Ingest:
 
     async def _walk(self, roots: Collection[DrvPath], in_graph: Collection[DrvPath]) -> _Walk:
         walk = _Walk()
-        frontier: dict[DrvPath, Iterable[str]] = dict.fromkeys(roots, ())
-        while frontier:
-            level = self._enter(walk, frontier, in_graph)
-            await self._ask(walk, level)
-            frontier = {}
-            for path in level:
-                if not walk.available[path]:
-                    for needed, names in walk.facts[path].inputs.items():
-                        before = frontier.get(needed)
-                        if before is None:
-                            frontier[needed] = names
-                        elif before != names:
-                            frontier[needed] = {*before, *names}
+        queue = deque(_enter(((walk[path], ()) for path in roots), in_graph))
+        asked: list[_Met] = []
+        while queue or asked or (queue := deque(_left(walk, in_graph))):
+            # Half of them: the others are read while the store looks for these.
+            number = min(_MOST, max(_LEAST, len(queue) // 2))
+            following = [queue.popleft() for _ in range(min(number, len(queue)))]
+            await asyncio.gather(self._ask(asked), _read(following))
+            for each in asked:
+                if each.available is False:
+                    fact = each.fact
+                    assert fact is not None
+                    each.inputs = list(map(walk.__getitem__, fact.inputs))
+                    queue += _enter(zip(each.inputs, fact.inputs.values(), strict=True), in_graph)
+            asked = following
         return walk
 
-    def _enter(
-        self,
-        walk: _Walk,
-        frontier: Mapping[DrvPath, Iterable[str]],
-        in_graph: Collection[DrvPath],
-    ) -> list[DrvPath]:
-        """The derivations of a level that are to be asked about.
-
-        New ones, and those of which more outputs are wanted than were found to exist.
-        """
-        level = []
-        for path, names in frontier.items():
-            if path in in_graph:
-                walk.present.add(path)
-                continue
-            fact = walk.facts.get(path)
-            if fact is None:
-                fact = walk.facts[path] = derivation.read(path)
-                walk.wanted[path] = set(names or fact.outputs)
-                level.append(path)
-                continue
-            more = set(names or fact.outputs) - walk.wanted[path]
-            if more and walk.available[path]:
-                walk.wanted[path] |= more
-                level.append(path)
-        return level
-
-    async def _ask(self, walk: _Walk, level: Sequence[DrvPath]) -> None:
-        asked: dict[DrvPath, list[StorePath | None]] = {}
-        for path in level:
-            outputs = walk.facts[path].outputs
-            if None in outputs.values() and walk.facts[path].unsupported is None:
-                outputs = await self._store.known_outputs(path)
-                walk.realised[path] = {
+    async def _ask(self, level: Sequence[_Met]) -> None:
+        """Find out which of them exist."""
+        asked: list[tuple[_Met, list[StorePath | None]]] = []
+        for each in level:
+            fact = each.fact
+            assert fact is not None
+            outputs = fact.outputs
+            if None in outputs.values() and fact.unsupported is None:
+                outputs = await self._store.known_outputs(each.path)
+                each.realised = {
                     name: output for name, output in outputs.items() if output is not None
                 }
-            asked[path] = [outputs.get(name) for name in walk.wanted[path]]
-        paths = {path for each in asked.values() for path in each if path is not None}
+            asked.append((each, [outputs.get(name) for name in each.wanted or fact.outputs]))
+        paths = {path for _, wanted in asked for path in wanted if path is not None}
         there = await self._store.available(paths) if paths else frozenset[StorePath]()
-        for drv, each in asked.items():
+        for each, wanted in asked:
             # What says itself that it failed is built once more, which costs nothing since Nix has
             # it, and is then judged as every build is.
-            walk.available[drv] = there.issuperset(each) and not any(
-                path is not None and build_products.says_failed(path) for path in each
+            each.available = there.issuperset(wanted) and not any(
+                path is not None and build_products.says_failed(path) for path in wanted
             )
 
     # --- Writing ---------------------------------------------------------------------------
@@ -174,84 +184,110 @@ class Ingest:
         *,
         now: float,
     ) -> Ingested:
-        known = rows.known_builds(self._database, [*walk.facts, *walk.present])
-        ids = {path: each.id for path, each in known.items()}
+        known = rows.known_builds(self._database, walk)
         new = []
         # Inputs first, as far as levels go: then ids rise with the order of building.
-        for path in reversed(walk.facts):
-            if path not in ids:
-                ids[path] = self._next_id
+        for met in reversed(walk.values()):
+            before = known.get(met.path)
+            if before is not None:
+                met.id = before.id
+                if before.state is BuildState.OUTPUT_LIMIT and met.available:
+                    # Its outputs exist, and are too large all the same. Its inputs were good then.
+                    met.available = False
+            else:
+                assert met.fact is not None, "what is in the graph is in the database"
+                met.id = self._next_id
                 self._next_id += 1
-                state = BuildState.SUBSTITUTED if walk.available[path] else BuildState.QUEUED
-                new.append((ids[path], walk.facts[path], state))
-        for path, each in known.items():
-            if each.state is BuildState.OUTPUT_LIMIT and walk.available.get(path, False):
-                # Its outputs exist, and are too large all the same. Its inputs were good then.
-                walk.available[path] = False
-                walk.facts[path] = replace(walk.facts[path], inputs={})
+                state = BuildState.SUBSTITUTED if met.available else BuildState.QUEUED
+                new.append((met.id, met.fact, state))
         lost = [
-            path
+            each
             for path, each in known.items()
-            if each.state.good and not walk.available.get(path, True)
+            if each.state.good and walk[path].available is False
         ]
         with self._database.transaction():
             rows.add_derivations(self._database, new, now=now)
+            # In the order of the table's key, as far as may be: SQLite appends them.
             rows.add_inputs(
-                self._database,
-                # In the order of the table's key, as far as may be: SQLite appends them.
-                (
-                    (ids[path], ids[needed], " ".join(names))
-                    for path, fact in reversed(walk.facts.items())
-                    if not walk.available[path]
-                    for needed, names in fact.inputs.items()
-                ),
+                self._database, chain.from_iterable(map(_edges, reversed(walk.values())))
             )
             rows.set_output_paths(
-                self._database, ((ids[path], each) for path, each in walk.realised.items())
+                self._database, ((met.id, met.realised) for met in walk.values() if met.realised)
             )
-            self._reopen(known, walk, lost, now=now)
+            self._reopen(known, walk, now=now)
             if evaluation is not None:
                 evaluated.add_jobs(
                     self._database,
                     evaluation,
-                    [(job, ids[job.drv_path]) for job in jobs],
+                    [(job, walk[job.drv_path].id) for job in jobs],
                     failures,
                 )
         return Ingested(
-            jobs={job.drv_path: ids[job.drv_path] for job in jobs},
-            live=(
-                *(ids[path] for path in walk.facts if not walk.available[path]),
-                # What was in the graph may have left it since.
-                *(ids[path] for path in walk.present),
-            ),
-            lost=tuple(ids[path] for path in lost),
+            jobs={job.drv_path: walk[job.drv_path].id for job in jobs},
+            # What was in the graph may have left it since.
+            live=tuple(met.id for met in walk.values() if not met.available),
+            lost=tuple(each.id for each in lost),
         )
 
-    def _reopen(
-        self,
-        known: Mapping[DrvPath, KnownBuild],
-        walk: _Walk,
-        lost: Collection[DrvPath],
-        *,
-        now: float,
-    ) -> None:
+    def _reopen(self, known: Mapping[DrvPath, KnownBuild], walk: _Walk, *, now: float) -> None:
         """Bring known builds up to what the store says now."""
-        changes: dict[Cause, list[tuple[int, BuildState, BuildState]]] = {
-            Cause.OUTPUTS_LOST: [
-                (known[path].id, known[path].state, BuildState.QUEUED) for path in lost
-            ],
-            Cause.WANTED_AGAIN: [],
-            Cause.FOUND_VALID: [],
-        }
+        changes: dict[Cause, list[tuple[int, BuildState, BuildState]]] = {}
         for path, each in known.items():
-            if path not in walk.facts:
-                continue
-            if walk.available[path] and not each.state.good and not each.state.live:
-                change = (each.id, each.state, BuildState.SUBSTITUTED)
-                changes[Cause.FOUND_VALID].append(change)
-            elif walk.available[path] and each.state is BuildState.QUEUED:
-                changes[Cause.FOUND_VALID].append((each.id, each.state, BuildState.SUBSTITUTED))
-            elif not walk.available[path] and each.state is BuildState.CANCELLED:
-                changes[Cause.WANTED_AGAIN].append((each.id, each.state, BuildState.QUEUED))
+            match walk[path].available, each.state:
+                case True, before if not before.good and before is not BuildState.BUILDING:
+                    cause, after = Cause.FOUND_VALID, BuildState.SUBSTITUTED
+                case False, before if before.good:
+                    cause, after = Cause.OUTPUTS_LOST, BuildState.QUEUED
+                case False, BuildState.CANCELLED as before:
+                    cause, after = Cause.WANTED_AGAIN, BuildState.QUEUED
+                case _:
+                    continue
+            changes.setdefault(cause, []).append((each.id, before, after))
         for cause, items in changes.items():
             built.set_build_states(self._database, items, cause=cause, now=now)
+
+
+def _enter(
+    wanted: Iterable[tuple[_Met, tuple[str, ...]]], in_graph: Collection[DrvPath]
+) -> Iterator[_Met]:
+    """Those to be asked about: new ones, and those of which more is wanted than was found."""
+    for met, names in wanted:
+        if met.wanted is names:
+            continue  # as nearly always
+        new = met.wanted is None
+        if met.want(names):
+            if new:
+                if met.path not in in_graph:
+                    yield met
+            elif met.available:
+                met.available = None
+                yield met
+
+
+def _left(walk: _Walk, in_graph: Collection[DrvPath]) -> Iterator[_Met]:
+    """Those that were in the live graph when they were met, and are no longer."""
+    for met in walk.values():
+        if met.fact is None and met.path not in in_graph:
+            yield met
+
+
+async def _read(level: Iterable[_Met]) -> None:
+    """Read their files, and let others go on in between."""
+    for number, met in enumerate(level):
+        if not number % _IN_A_ROW:
+            await asyncio.sleep(0)
+        if met.fact is None:
+            met.fact = derivation.read(met.path)
+
+
+def _edges(met: _Met) -> Iterable[tuple[int, int, str]]:
+    if not met.inputs or met.fact is None:
+        return ()
+    needed = [each.id for each in met.inputs]
+    return zip(repeat(met.id), needed, map(_spaced, met.fact.inputs.values()), strict=False)
+
+
+@lru_cache(maxsize=1024)
+def _spaced(names: tuple[str, ...]) -> str:
+    """One object for all that want the same outputs."""
+    return " ".join(names)

@@ -222,6 +222,9 @@ def open_writer(state_dir: Path, *, now: float) -> Database:
             # transactions may be missing, which the store check at the next start makes good.
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
+            # 16 MiB. Derivation paths are indexed and come in no order: with SQLite's 2 MiB the
+            # pages of a large graph's index are written out and read back for each of them.
+            connection.execute("PRAGMA cache_size = -16384")
             _migrate(database, now=now)
     except BaseException:
         connection.close()

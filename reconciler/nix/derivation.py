@@ -67,9 +67,10 @@ def _content(path: DrvPath) -> bytes:
     """Of a file; without the layers of `open`, which take twice as long as the reading."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = b""
-        while chunk := os.read(descriptor, _CHUNK):
-            content += chunk
+        content = os.read(descriptor, _CHUNK)
+        if len(content) == _CHUNK:  # a file gives less than is asked for at its end only
+            while chunk := os.read(descriptor, _CHUNK):
+                content += chunk
         return content
     finally:
         os.close(descriptor)
@@ -165,7 +166,10 @@ def _quick_inputs(segment: str) -> _Inputs | None:
     ):
         # Interned: a path is read as often as there is who needs it, and kept in memory once.
         paths = cast("Iterable[DrvPath]", map(sys.intern, tokens[1::4]))
-        return dict(zip(paths, map(_only, tokens[3::4]), strict=True))
+        names = tokens[3::4]
+        if names.count(names[0]) == count:
+            return dict.fromkeys(paths, _only(names[0]))
+        return dict(zip(paths, map(_only, names), strict=True))
     pairs = _INPUT.findall(segment)
     if sum(map(len, (part for pair in pairs for part in pair))) + _AROUND_INPUT * len(pairs) != (
         len(segment) + 1
