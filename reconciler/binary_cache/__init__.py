@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from reconciler.binary_cache.file_store import FileStore, folder_of
@@ -25,6 +26,9 @@ from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNar
 from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key
 from reconciler.errors import CacheError
 from reconciler.model import Cache, PushScope
+
+if TYPE_CHECKING:
+    from reconciler.binary_cache.s3_store import S3Store
 
 __all__ = [
     "BinaryCache",
@@ -57,7 +61,7 @@ async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCac
     if cache.signing_key_file is not None:
         file = Path(cache.signing_key_file)
         keys.append(await asyncio.to_thread(read_secret_key, file, store_dir=store_dir))
-    store = await _open_store(cache.uri)
+    store = await _open_store(cache)
     try:
         await _agree_on_store_dir(store, cache.uri, store_dir)
         yield NarCache(
@@ -70,15 +74,26 @@ async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCac
         await store.close()
 
 
-async def _open_store(uri: str) -> ObjectStore:
-    scheme = urlsplit(uri).scheme
+async def _open_store(cache: Cache) -> ObjectStore:
+    credentials = None if cache.credentials_file is None else Path(cache.credentials_file)
+    scheme = urlsplit(cache.uri).scheme
     match scheme:
         case "file":
-            return await FileStore.open(folder_of(uri))
+            return await FileStore.open(folder_of(cache.uri))
+        case "s3":
+            s3_store = await asyncio.to_thread(_s3_store)
+            return await s3_store.open(cache.uri, credentials_file=credentials)
         case _:
             raise CacheError(
-                f"{uri}: a cache of kind {scheme or '(none)'}: is not known; use file:"
+                f"{cache.uri}: a cache of kind {scheme or '(none)'}: is not known; use file: or s3:"
             )
+
+
+def _s3_store() -> type[S3Store]:
+    # boto3 takes 0.15 s to import: only those who have such a cache pay for it.
+    from reconciler.binary_cache.s3_store import S3Store  # noqa: PLC0415
+
+    return S3Store
 
 
 async def _agree_on_store_dir(store: ObjectStore, uri: str, store_dir: str) -> None:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from reconciler.binary_cache.staging import Staging
 from reconciler.errors import CacheError
 
 T = TypeVar("T")
@@ -53,10 +51,9 @@ def folder_of(uri: str) -> Path:
 class FileStore:
     """See the module's text, and ObjectStore for the methods."""
 
-    def __init__(self, folder: Path, staging: Path, lock: int) -> None:
+    def __init__(self, folder: Path, staging: Staging) -> None:
         self._folder = folder
         self._staging = staging
-        self._lock = lock
         self._serial = itertools.count()
 
     @classmethod
@@ -70,14 +67,12 @@ class FileStore:
     @classmethod
     def _open(cls, folder: Path) -> FileStore:
         (folder / "nar").mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        staging, lock = _make_staging(folder)
-        return cls(folder, staging, lock)
+        return cls(folder, Staging(folder, prefix=_STAGING))
 
     @property
     def staging(self) -> Path:
         """On the same file system as the objects: a rename is enough to place one."""
-        return self._staging
+        return self._staging.folder
 
     async def present(self, names: Collection[str]) -> set[str]:
         """Look for each."""
@@ -88,7 +83,7 @@ class FileStore:
             (self._folder / name).stat()
         except FileNotFoundError:
             # Not the same as a folder that went away (an unmounted disk): that is no answer.
-            self._staging.stat()
+            self.staging.stat()
             return False
         return True
 
@@ -100,7 +95,7 @@ class FileStore:
         try:
             return (self._folder / name).read_bytes()
         except FileNotFoundError:
-            self._staging.stat()
+            self.staging.stat()
             return None
 
     async def stream(self, name: str) -> AsyncIterator[bytes]:
@@ -142,15 +137,14 @@ class FileStore:
     def _stage(self, content: bytes | Path) -> Path:
         if isinstance(content, Path):
             return content
-        file = self._staging / f"object-{next(self._serial)}"
+        file = self.staging / f"object-{next(self._serial)}"
         with file.open("xb") as stream:
             stream.write(content)
         return file
 
     async def close(self) -> None:
         """Remove the staging folder."""
-        await asyncio.to_thread(shutil.rmtree, self._staging, ignore_errors=True)
-        os.close(self._lock)
+        await asyncio.to_thread(self._staging.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
@@ -178,29 +172,6 @@ def _sync_file_system(descriptor: int) -> None:
     if _LIBC.syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def _make_staging(folder: Path) -> tuple[Path, int]:
-    """A fresh staging folder, and the descriptor that locks it while this process lives."""
-    while True:
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder))
-        lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if staging.is_dir():
-            return staging, lock
-        os.close(lock)  # another process took it for abandoned before it was locked
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove staging folders whose processes were killed: nobody holds their locks."""
-    for staging in folder.glob(f"{_STAGING}*"):
-        with contextlib.suppress(OSError):  # in use, someone else's, or just removed
-            descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(staging)
-            finally:
-                os.close(descriptor)
 
 
 def _unusable(place: Path, error: OSError) -> CacheError:

@@ -45,6 +45,14 @@ def build_chain(store: PrivateStore) -> list[StorePath]:
     return [StorePath(path) for path in closure]
 
 
+def damage(path: StorePath) -> None:
+    """Change one byte of a path in the store."""
+    file = Path(path)
+    content = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(content[:-2] + b"?\n")
+
+
 def add_files(store: PrivateStore, count: int) -> list[StorePath]:
     """Add small files of different contents."""
     folder = store.root / "files"

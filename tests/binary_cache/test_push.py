@@ -29,6 +29,7 @@ from tests.binary_cache.support import (
     add_files,
     build_chain,
     connect,
+    damage,
     declare,
     infos_of,
     make_key,
@@ -62,14 +63,6 @@ def fetch(
         *("--option", "require-sigs", "true"),
         check=False,
     )
-
-
-def damage(path: StorePath) -> None:
-    """Change one byte."""
-    file = Path(path)
-    content = file.read_bytes()
-    file.chmod(0o644)
-    file.write_bytes(content[:-2] + b"?\n")
 
 
 @pytest.mark.parametrize("compression", Compression)

@@ -1,0 +1,379 @@
+"""The `s3:` kind: objects in a bucket of any server that speaks S3.
+
+S3 shows an object only when it is whole, so a put is one request, or parts that one request puts
+together. It knows nothing of what the objects mean. Importing it costs as much as importing boto3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import functools
+import hashlib
+import itertools
+import threading
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from reconciler.binary_cache.remote import (
+    PATIENCE,
+    THREADS,
+    Reader,
+    Remote,
+    UnusableError,
+    authorities,
+    content_type,
+    together,
+)
+from reconciler.binary_cache.s3_address import S3Address, address_of, read_credentials
+from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+T = TypeVar("T")
+
+_PART = 8 * 1024 * 1024
+"""Larger objects go up in parts of this size, or larger: S3 takes `_MAX_PARTS` at most."""
+_MAX_PARTS = 10_000
+_PARALLEL_PARTS = 4
+"""Each is held in memory while it is sent."""
+_FEW = 40
+"""As many questions for one object each cost as much as a page of a listing: measured, 1.1 ms of
+our time for one, 42 ms for a page of a thousand names."""
+_WALKS = 8
+"""A listing is one page after the other; so many parts of it are read at once."""
+
+_sessions = threading.Lock()
+"""boto3's sessions may make only one client at a time."""
+
+
+class S3Store:
+    """See the module's text, and ObjectStore for the methods."""
+
+    def __init__(self, address: S3Address, client: S3Client, remote: Remote) -> None:
+        self._address = address
+        self._client = client
+        self._remote = remote
+        self._parts = asyncio.Semaphore(_PARALLEL_PARTS)
+
+    @classmethod
+    async def open(
+        cls, uri: str, *, credentials_file: Path | None, patience: float = PATIENCE
+    ) -> S3Store:
+        """Make ready; the bucket itself is asked for with the first request."""
+        address = address_of(uri)
+        client = await asyncio.to_thread(_connect, address, credentials_file, patience)
+        return cls(address, client, Remote(uri))
+
+    @property
+    def staging(self) -> Path:
+        """On this machine."""
+        return self._remote.staging
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        await self._remote.close()
+        self._client.close()
+
+    # --- Asking ----------------------------------------------------------------------------
+
+    async def present(self, names: Collection[str]) -> set[str]:
+        """Ask for each, or read the part of the bucket's listing where they would be."""
+        folders: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(names):
+            folder, slash, _ = name.rpartition("/")
+            folders[folder + slash].append(name)
+        found: set[str] = set()
+
+        async def look(folder: str, some: Sequence[str]) -> None:
+            found.update(await self._walk(folder, some))
+
+        await together(
+            look(folder, some)
+            for folder, sorted_names in folders.items()
+            for some in _slices(sorted_names)
+        )
+        return found
+
+    async def _walk(self, folder: str, names: Sequence[str]) -> set[str]:
+        """Those of the sorted names of a folder that exist.
+
+        Each page of the listing begins just before the next name that is asked for, so what nobody
+        asked for is passed over. Where pages hold few of the names, each is asked for by itself.
+        """
+        found: set[str] = set()
+        rest = names
+        while len(rest) >= _FEW:
+            page = await self._remote.run(functools.partial(self._page, folder, rest[0]))
+            covered = page.covers(rest)
+            found.update(page.names.intersection(covered))
+            rest = rest[len(covered) :]
+            if len(covered) < _FEW:
+                break
+        return found | await self._ask(rest)
+
+    def _page(self, folder: str, first: str) -> _Page:
+        with self._faults():
+            answer = self._client.list_objects_v2(
+                Bucket=self._address.bucket,
+                Prefix=self._key(folder),
+                Delimiter="/",
+                StartAfter=self._key(first[:-1]),
+            )
+        start = len(self._address.prefix)
+        names = [each["Key"][start:] for each in answer.get("Contents", ())]
+        folders = [each["Prefix"][start:] for each in answer.get("CommonPrefixes", ())]
+        return _Page(
+            names=frozenset(names),
+            last=max((*names, *folders), default="") if answer["IsTruncated"] else None,
+            # Amazon's "directory buckets" are listed in no order.
+            ordered=names == sorted(names),
+        )
+
+    async def _ask(self, names: Sequence[str]) -> set[str]:
+        if not names:
+            return set()
+        found = await self._remote.filter(names, self._exists)
+        if len(found) < len(names):
+            # To HEAD, an absent bucket looks like an absent object.
+            await self._run(lambda: self._client.head_bucket(Bucket=self._address.bucket))
+        return found
+
+    def _exists(self, name: str) -> bool:
+        try:
+            with self._faults():
+                self._client.head_object(Bucket=self._address.bucket, Key=self._key(name))
+        except FileNotFoundError:
+            return False
+        return True
+
+    # --- Reading ---------------------------------------------------------------------------
+
+    async def read(self, name: str) -> bytes | None:
+        """Read it in one go."""
+        try:
+            return b"".join([chunk async for chunk in self.stream(name)])
+        except FileNotFoundError:
+            return None
+
+    def stream(self, name: str) -> AsyncIterator[bytes]:
+        """Read it chunk by chunk; a connection that breaks is made anew where it broke."""
+        return self._remote.stream(lambda offset: self._open_at(name, offset))
+
+    def _open_at(self, name: str, offset: int) -> Reader:
+        bucket, key = self._address.bucket, self._key(name)
+        with self._faults():
+            if offset:
+                answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-")
+            else:
+                answer = self._client.get_object(Bucket=bucket, Key=key)
+        return _Body(answer["Body"], self._address)
+
+    # --- Writing ---------------------------------------------------------------------------
+
+    async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
+        """Send them, large ones in parts."""
+        return await self._remote.put(objects, self._send)
+
+    async def _send(self, name: str, content: bytes | Path) -> None:
+        if isinstance(content, Path):
+            size = (await asyncio.to_thread(content.stat)).st_size
+            if size > _PART:
+                await self._send_parts(name, content, size)
+                return
+        await self._run(lambda: self._put(name, content))
+
+    def _put(self, name: str, content: bytes | Path) -> None:
+        body = content.read_bytes() if isinstance(content, Path) else content
+        self._client.put_object(
+            Bucket=self._address.bucket,
+            Key=self._key(name),
+            Body=body,
+            ContentMD5=_md5(body),
+            ContentType=content_type(name),
+        )
+
+    async def _send_parts(self, name: str, file: Path, size: int) -> None:
+        bucket, key, client = self._address.bucket, self._key(name), self._client
+        begun = await self._run(
+            lambda: client.create_multipart_upload(
+                Bucket=bucket, Key=key, ContentType=content_type(name)
+            )
+        )
+        upload = begun["UploadId"]
+        try:
+            parts = await self._upload_parts(key, upload, file, size)
+            await self._run(lambda: self._complete(key, upload, parts, size))
+        except BaseException:
+            # What is not put together is kept, and paid for, until it is given up.
+            with contextlib.suppress(*RAISED):
+                await asyncio.to_thread(
+                    client.abort_multipart_upload, Bucket=bucket, Key=key, UploadId=upload
+                )
+            raise
+
+    async def _upload_parts(
+        self, key: str, upload: str, file: Path, size: int
+    ) -> list[CompletedPartTypeDef]:
+        part_size = max(_PART, -(-size // _MAX_PARTS))
+        parts: dict[int, CompletedPartTypeDef] = {}
+
+        def send(number: int) -> str:
+            with file.open("rb", buffering=0) as source:
+                source.seek((number - 1) * part_size)
+                body = source.read(part_size)
+            answer = self._client.upload_part(
+                Bucket=self._address.bucket,
+                Key=key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,
+                ContentMD5=_md5(body),
+            )
+            return answer["ETag"]
+
+        async def one(number: int) -> None:
+            async with self._parts:
+                tag = await self._run(lambda: send(number))
+            parts[number] = {"PartNumber": number, "ETag": tag}
+
+        await together(one(number) for number in range(1, -(-size // part_size) + 1))
+        return [parts[number] for number in sorted(parts)]
+
+    def _complete(
+        self, key: str, upload: str, parts: Sequence[CompletedPartTypeDef], size: int
+    ) -> None:
+        bucket, client = self._address.bucket, self._client
+        try:
+            client.complete_multipart_upload(
+                Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+        except ClientError as error:
+            if code_of(error) != "NoSuchUpload":
+                raise
+            # An earlier attempt did it, and its answer was lost.
+            if client.head_object(Bucket=bucket, Key=key)["ContentLength"] != size:
+                raise
+
+    # --- Helpers ---------------------------------------------------------------------------
+
+    def _key(self, name: str) -> str:
+        return self._address.prefix + name
+
+    async def _run(self, request: Callable[[], T]) -> T:
+        def judged() -> T:
+            with self._faults():
+                return request()
+
+        try:
+            return await self._remote.run(judged)
+        except FileNotFoundError as error:
+            raise UnusableError(f"{self._address.uri}: {no_bucket(self._address)}") from error
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Raise what a fault means."""
+        try:
+            yield
+        except RAISED as error:
+            raise judge(error, self._address) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    """A page of a listing."""
+
+    names: frozenset[str]
+    last: str | None
+    """How far it goes; None: to the end."""
+    ordered: bool
+
+    def covers(self, names: Sequence[str]) -> Sequence[str]:
+        """The first of the sorted names: those on which this page has the last word."""
+        if not self.ordered:
+            return ()
+        return names if self.last is None else names[: bisect.bisect_right(names, self.last)]
+
+
+class _Body:
+    """A StreamingBody that says of its faults what they mean."""
+
+    def __init__(self, body: StreamingBody, address: S3Address) -> None:
+        self._body = body
+        self._address = address
+
+    def read(self, amount: int, /) -> bytes:
+        try:
+            return self._body.read(amount)
+        except RAISED as error:
+            raise judge(error, self._address) from error
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _slices(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    size = max(_FEW, -(-len(names) // _WALKS))
+    for start in itertools.count(0, size):
+        if start >= len(names):
+            return
+        yield names[start : start + size]
+
+
+def _md5(body: bytes) -> str:
+    """What makes the server refuse a body that changed on its way; older ones know no other."""
+    return b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+# --- Connecting ----------------------------------------------------------------------------
+
+
+@functools.cache
+def _shared_session() -> boto3.Session:
+    """It holds the descriptions of S3, which take 50 ms to read; no keys."""
+    return boto3.Session()
+
+
+def _connect(address: S3Address, credentials_file: Path | None, patience: float) -> S3Client:
+    config = Config(
+        connect_timeout=min(patience, 10.0),
+        read_timeout=patience,
+        max_pool_connections=THREADS,
+        retries={"total_max_attempts": 1},  # ours are better: they honour Retry-After
+        s3={"addressing_style": address.style},
+        # Servers other than Amazon's refuse the newer checksums; ours are in Content-MD5.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    with _sessions:
+        try:
+            if credentials_file is None:
+                session, keys = boto3.Session(profile_name=address.profile), None
+            else:
+                keys = read_credentials(credentials_file, profile=address.profile)
+                session = _shared_session()
+            return session.client(
+                "s3",
+                region_name=address.region,
+                endpoint_url=address.endpoint,
+                use_ssl=address.secure,
+                verify=authorities(),
+                aws_access_key_id=None if keys is None else keys.key_id,
+                aws_secret_access_key=None if keys is None else keys.secret,
+                aws_session_token=None if keys is None else keys.token,
+                config=config,
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise UnusableError(f"{address.uri}: {error}") from error
