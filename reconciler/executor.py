@@ -18,6 +18,7 @@ from typing import Any
 from reconciler import fetching, source
 from reconciler.build import attempt
 from reconciler.build import log as build_log
+from reconciler.build.place import Here
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError
 from reconciler.fetching import Wanted
@@ -294,7 +295,7 @@ class Executor:
         )
         try:
             connection = await self._connect()
-            result = await attempt.run(order, connection, self._places.logs)
+            result = await attempt.run(order, Here(connection), self._places.logs)
             await self._store.protect(fact.path for fact in result.outputs.values())
         except NixError as error:
             result = AttemptResult(

@@ -1,7 +1,7 @@
-"""One attempt at one derivation: builds it over a kept connection, within its limits.
+"""One attempt at one derivation: has it built at a place, within its limits.
 
 Every end is a value (`AttemptResult`), also that of a daemon that went away. Cancelling the task
-stops the build: the connection closes, and its daemon ends what ran on it.
+stops the build: its connection closes, and the daemon there ends what ran on it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from reconciler.build import failures
 from reconciler.build import products as build_products
 from reconciler.build.failures import Failure
 from reconciler.build.log import LogWriter
+from reconciler.build.place import Place
 from reconciler.errors import ConnectionLostError, NixError
 from reconciler.model import (
     AttemptResult,
@@ -24,7 +25,6 @@ from reconciler.model import (
     Outcome,
     OutputFact,
 )
-from reconciler.nix.connection import Connection
 from reconciler.nix.logs import BuildLog, LogRecord
 from reconciler.nix.protocol import BuildResult, BuildStatus
 from reconciler.quantities import format_duration, format_size
@@ -116,7 +116,7 @@ class _Watch:
         self._deadline.reschedule(0)
 
 
-async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult:
+async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
     """Make the attempt. Only cancellation is raised."""
     started_at = time.time()
     failure: Failure | None = None
@@ -128,13 +128,21 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
     try:
         writer = LogWriter(logs, order.attempt)
         try:
-            result = await _build(order, connection, writer)
+            await place.prepare(order.path)
+            result = await _build(order, place, writer)
             status = result.status
             failure = failures.of_result(status, result.message)
             if failure is None:
-                outputs = await _output_facts(connection, result)
-                support = build_products.read([fact.path for fact in outputs.values()])
-                failure, message = _judge(order.limits(), outputs, support)
+                made = await place.outputs(result)
+                outputs = {
+                    name: OutputFact(path=info.path, size=info.nar_size)
+                    for name, info in made.items()
+                }
+                failure, message = _too_large(order.limits(), outputs)
+                if failure is None:
+                    await place.bring(made)
+                    support = build_products.read([fact.path for fact in outputs.values()])
+                    failure, message = _confessed(support)
             else:
                 message = failures.told(failure, result.message)
         finally:
@@ -164,13 +172,13 @@ async def run(order: Order, connection: Connection, logs: Path) -> AttemptResult
     )
 
 
-async def _build(order: Order, connection: Connection, writer: LogWriter) -> BuildResult:
+async def _build(order: Order, place: Place, writer: LogWriter) -> BuildResult:
     """Build, and stop when a limit is reached: Nix enforces none of them on a remote builder."""
     watch: _Watch | None = None
     try:
         async with asyncio.timeout(None) as deadline:
             watch = _Watch(writer, order.limits, deadline)
-            return await connection.build(order.path, on_log=watch.hear)
+            return await place.build(order.path, on_log=watch.hear)
     except TimeoutError:
         if watch is None or watch.reached is None:
             raise
@@ -180,25 +188,19 @@ async def _build(order: Order, connection: Connection, writer: LogWriter) -> Bui
             watch.stop()
 
 
-async def _output_facts(connection: Connection, result: BuildResult) -> dict[str, OutputFact]:
-    facts = {}
-    for name, path in result.outputs.items():
-        info = await connection.query_path_info(path)
-        if info is not None:
-            facts[name] = OutputFact(path=path, size=info.nar_size)
-    return facts
-
-
-def _judge(
-    limits: Limits, outputs: Mapping[str, OutputFact], support: build_products.Support
-) -> tuple[Failure | None, str]:
-    """What is wrong with a build that Nix calls good."""
+def _too_large(limits: Limits, outputs: Mapping[str, OutputFact]) -> tuple[Failure | None, str]:
+    """What is wrong with the size of outputs, before they are brought here."""
     size = sum(fact.size for fact in outputs.values())
     if limits.max_output is not None and size > limits.max_output:
         return Failure.OUTPUT_LIMIT, (
             f"its outputs have {format_size(size)}, more than maxOutput allows"
             f" ({format_size(limits.max_output)})"
         )
+    return None, ""
+
+
+def _confessed(support: build_products.Support) -> tuple[Failure | None, str]:
+    """What a build that Nix calls good says of itself."""
     if support.failed:
         return Failure.BUILD, "the build itself says that it failed (nix-support/failed)"
     return None, ""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.build import failures
+from reconciler.build import attempt, failures, log
 from reconciler.build.failures import Failure
 from reconciler.build.remote import RemoteBuilder, There, Uploads, inputs
 from reconciler.errors import NixError
-from reconciler.model import DrvPath, PathInfo, StorePath
+from reconciler.model import AttemptResult, DrvPath, Limits, Outcome, PathInfo, StorePath
 from reconciler.nix.basic_derivation import BasicDerivation
 from reconciler.nix.logs import BuildLog, LogRecord
 from reconciler.nix.protocol import BuildResult, BuildStatus
@@ -54,17 +54,17 @@ class Pair:
 
 
 async def make(place: There, drv: DrvPath) -> tuple[BuildResult, bytes]:
-    log = []
+    said = []
 
     def hear(record: LogRecord) -> None:
         if isinstance(record, BuildLog):
-            log.append(record.data + b"\n" * record.line_ends)
+            said.append(record.data + b"\n" * record.line_ends)
 
     await place.prepare(drv)
     result = await place.build(drv, on_log=hear)
     if result.status.success:
         await place.bring(await place.outputs(result))
-    return result, b"".join(log)
+    return result, b"".join(said)
 
 
 @contextlib.contextmanager
@@ -121,10 +121,10 @@ async def test_a_build_elsewhere_is_as_one_made_here(pair: Pair) -> None:
             f' source = builtins.storePath "{source}";'
         ),
     )
-    result, log = await pair.make(drv)
+    result, said = await pair.make(drv)
 
     assert result.status is BuildStatus.BUILT, result.message
-    assert log.startswith(b"on the builder\n")
+    assert said.startswith(b"on the builder\n")
     out, dev = result.outputs["out"], result.outputs["dev"]
     assert pair.builder.holds(out)
     assert pair.here.run("nix-store", "--verify-path", out, dev) == ""
@@ -194,11 +194,11 @@ async def test_what_the_builder_can_substitute_is_not_copied(newer_pair: Pair) -
 
 async def test_a_failed_build_is_a_result_with_its_log(pair: Pair) -> None:
     drv = pair.derivation("echo to no avail; exit 3")
-    result, log = await pair.make(drv)
+    result, said = await pair.make(drv)
     assert result.status is BuildStatus.PERMANENT_FAILURE
     assert failures.of_result(result.status, result.message) is Failure.BUILD
     assert "failed with exit code 3" in result.message
-    assert log == b"to no avail\n"
+    assert said == b"to no avail\n"
 
 
 # --- The end of a build that nobody waits for ----------------------------------------------------
@@ -275,6 +275,66 @@ async def test_a_lost_connection_ends_the_build_on_both_sides(
         # And the builder is as good as before.
         drv = under_way.pair.derivation("echo > $out")
         assert (await under_way.pair.make(drv))[0].status is BuildStatus.BUILT
+
+
+# --- Attempts ------------------------------------------------------------------------------------
+
+
+async def attempted(pair: Pair, script: str, logs: Path, limits: Limits) -> AttemptResult:
+    drv = pair.derivation(script)
+    order = attempt.Order(attempt=1, derivation=1, path=drv, limits=lambda: limits)
+    async with pair.place() as place:
+        return await attempt.run(order, place, logs)
+
+
+async def test_an_attempt_elsewhere_reads_what_came_back(newer_pair: Pair, tmp_path: Path) -> None:
+    script = """
+        mkdir -p $out/nix-support; echo printed
+        echo "file zip $out/a.zip" > $out/nix-support/hydra-build-products; echo > $out/a.zip
+        """
+    result = await attempted(newer_pair, script, tmp_path, Limits(timeout=3600))
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+    (product,) = result.products
+    assert product.kind == "file"
+    assert result.outputs["out"].size > 0
+    assert b"".join(log.read(tmp_path, 1)) == b"printed\n"
+    assert not result.substituted
+
+
+@pytest.mark.parametrize(
+    ("limits", "outcome"),
+    [
+        (Limits(timeout=0.3), Outcome.TIMED_OUT),
+        (Limits(max_silent=0.3), Outcome.TIMED_OUT),
+        (Limits(max_log=10), Outcome.LOG_LIMIT),
+    ],
+)
+async def test_limits_end_a_build_elsewhere(
+    newer_pair: Pair, tmp_path: Path, limits: Limits, outcome: Outcome
+) -> None:
+    script = "echo 12345678901234567890; exec sleep 3600"
+    assert (await attempted(newer_pair, script, tmp_path, limits)).outcome is outcome
+
+
+async def test_outputs_that_are_too_large_stay_there(newer_pair: Pair, tmp_path: Path) -> None:
+    script = "head -c 100000 /dev/zero > $out"
+    result = await attempted(newer_pair, script, tmp_path, Limits(max_output=1000))
+    assert result.outcome is Outcome.OUTPUT_LIMIT
+    path = result.outputs["out"].path
+    assert newer_pair.builder.holds(path)
+    assert not list(newer_pair.here.store.store_dir.glob(Path(path).name))
+
+
+async def test_a_lost_builder_is_no_fault_of_the_derivation(
+    newer_pair: Pair, tmp_path: Path
+) -> None:
+    drv = newer_pair.derivation("echo > $out")
+    order = attempt.Order(attempt=1, derivation=1, path=drv, limits=Limits)
+    async with newer_pair.place() as place:
+        newer_pair.builder.sshd.hang_up()
+        result = await attempt.run(order, place, tmp_path)
+    assert result.outcome is Outcome.INFRASTRUCTURE
+    assert result.message.startswith("builder big (ssh-ng://")
 
 
 # --- Trust ---------------------------------------------------------------------------------------

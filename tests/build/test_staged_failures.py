@@ -19,6 +19,7 @@ import pytest
 
 from reconciler.build import attempt, failures
 from reconciler.build.failures import Failure
+from reconciler.build.place import Here
 from reconciler.errors import ConnectionLostError, NixError
 from reconciler.model import AttemptResult, DrvPath, Limits, Outcome
 from reconciler.nix.connection import Connection
@@ -558,7 +559,7 @@ async def attempted(
 ) -> AttemptResult:
     order = attempt.Order(attempt=1, derivation=1, path=drv, limits=lambda: limits or Limits())
     async with await staged.connect() as connection:
-        return await attempt.run(order, connection, logs)
+        return await attempt.run(order, Here(connection), logs)
 
 
 async def test_an_attempt_that_is_refused_is_the_last(nix: Path, tmp_path: Path) -> None:
@@ -603,7 +604,7 @@ async def test_an_attempt_over_a_connection_that_is_gone(nix: Path, tmp_path: Pa
         connection = await staged.connect()
         await connection.close()
         order = attempt.Order(attempt=1, derivation=1, path=drv, limits=Limits)
-        result = await attempt.run(order, connection, tmp_path)
+        result = await attempt.run(order, Here(connection), tmp_path)
     assert result.outcome is Outcome.INFRASTRUCTURE
 
 
