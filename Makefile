@@ -1,6 +1,7 @@
 # make            a virtual environment in .venv, and Nix where there is none
 # make demo       run examples/quickstart        (make clean-demo removes it)
 # make test       all tests                      (ARGS="-k scheduler" for some)
+# make test-nixos NIXPKGS=DIR   the module on a whole system; DIR has nixpkgs' lib and nixos
 # make check      style, types, architecture     (make format mends style)
 # make bench      measure; bench-quick: in a few minutes
 # make lock       choose newer dependencies
@@ -27,7 +28,7 @@ TEST = $(RUN) RECONCILER_NIX_BIN='$(NIX_BIN)' RECONCILER_TEST_NIX_OLD='$(OLD_NIX
 
 # Two installations at once would wait for, or fail on, apt's lock.
 .NOTPARALLEL:
-.PHONY: all venv nix old-nix tools demo clean-demo test check format bench bench-quick lock clean
+.PHONY: all venv nix old-nix tools demo clean-demo test test-nixos check format bench bench-quick lock clean
 
 all: venv nix
 
@@ -57,6 +58,10 @@ clean-demo:
 
 test: venv nix old-nix tools
 	$(TEST) pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-nixos: venv nix
+	@[ -d '$(NIXPKGS)/nixos' ] || { echo "name a tree with nixpkgs' lib and nixos: make test-nixos NIXPKGS=DIR" >&2; exit 2; }
+	$(TEST) RECONCILER_TEST_NIXPKGS='$(abspath $(NIXPKGS))' pytest -n $(JOBS) tests/nixos/whole_system.py $(ARGS)
 
 check: venv nix tools
 	$(RUN) ruff check .

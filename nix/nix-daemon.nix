@@ -1,5 +1,10 @@
 # What the farm needs of this machine's Nix, added to what others set; and nix.buildMachines.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   cfg = config.services.reconciler;
   base64 = import ./base64.nix { inherit lib; };
@@ -34,7 +39,7 @@ let
       sshUser = builtins.elemAt parts 1;
       sshKey = builder.sshKeyFile;
       publicHostKey = if builder.publicHostKey == null then null else base64.encode builder.publicHostKey;
-      systems = if builder.systems == null then [ config.nixpkgs.hostPlatform.system ] else builder.systems;
+      systems = if builder.systems == null then [ pkgs.stdenv.hostPlatform.system ] else builder.systems;
       # Nix reads a whole number here.
       speedFactor = lib.max 1 (builtins.floor builder.speedFactor);
       inherit (builder) maxJobs supportedFeatures mandatoryFeatures;

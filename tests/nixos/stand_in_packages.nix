@@ -69,54 +69,76 @@ lib.genAttrs names stub
   __splicedPackages = packages;
   buildPackages = packages;
   pkgsBuildBuild = packages;
+  pkgsStatic = packages;
+  pkgsi686Linux = packages;
+
   stdenvNoCC.mkDerivation = build;
   stdenv = {
     mkDerivation = build;
     hostPlatform = platform;
     buildPlatform = platform;
     targetPlatform = platform;
-    cc = stub "cc" // { libc = stub "libc"; };
+    cc = stub "cc" // {
+      libc = stub "libc";
+    };
   }
   // lib.filterAttrs (name: _: lib.hasPrefix "is" name) platform;
-  makeDBusConf = _: stub "dbus-conf";
+  formats = lib.genAttrs [ "ini" "json" "keyValue" "toml" "yaml" ] (_: _: format);
+
+  buildEnv = { name, ... }: stub name;
+  callPackage = file: _: stub (baseNameOf file);
   concatText = name: _: stub name;
-  xorg = lib.genAttrs [ "lndir" "xauth" ] stub;
-  substitute = _: stub "substituted";
+  makeDBusConf = _: stub "dbus-conf";
   replaceVars = _: _: stub "replaced";
+  replaceVarsWith = _: stub "replaced";
+  runCommand = ran;
+  runCommandCC = ran;
+  runCommandLocal = ran;
+  substitute = _: stub "substituted";
+  substituteAll = _: stub "substituted";
+  symlinkJoin = { name, ... }: stub name;
+  writeScript = written;
+  writeScriptBin = written;
+  writeShellScript = written;
+  writeShellScriptBin = written;
+  writeText = written;
+  writeTextDir = path: written (baseNameOf path);
+  writeTextFile = { name, text, ... }: written name text;
+  writers.writeNginxConfig = written;
+
+  libxcrypt = stub "libxcrypt" // {
+    enabledCryptSchemeIds = [ "y" ];
+  };
+  linuxPackages = lib.makeExtensible (_: {
+    kernel = stub "linux";
+    inherit (packages) stdenv;
+  });
+  nginxStable = stub "nginx" // {
+    modules = [ ];
+    override = _: packages.nginxStable;
+  };
   systemd =
     stub "systemd"
     // {
       version = "260.1";
       interfaceVersion = 2;
-      util-linux = stub "util-linux";
-      kmod = stub "kmod";
       kbd = stub "kbd";
+      kmod = stub "kmod";
+      util-linux = stub "util-linux";
     }
-    // lib.genAttrs [ "withBootloader" "withCryptsetup" "withEfi" "withHostnamed" "withImportd" "withLocaled" "withMachined" "withPortabled" "withTimedated" "withTpm2Tss" "withUtmp" ] (_: true);
-  libxcrypt = stub "libxcrypt" // {
-    enabledCryptSchemeIds = [ "y" ];
-  };
-  substituteAll = _: stub "substituted";
-  replaceVarsWith = _: stub "replaced";
-  callPackage = file: _: stub (baseNameOf file);
-  pkgsStatic = packages;
-  pkgsi686Linux = packages;
-  runCommandCC = ran;
-  formats = lib.genAttrs [ "ini" "json" "keyValue" "toml" "yaml" ] (_: _: format);
-  linuxPackages = lib.makeExtensible (_: {
-    kernel = stub "linux";
-    inherit (packages) stdenv;
-  });
-  writeText = written;
-  writeTextDir = path: written (baseNameOf path);
-  writeTextFile = { name, text, ... }: written name text;
-  writeScript = written;
-  writeScriptBin = written;
-  writeShellScript = written;
-  writeShellScriptBin = written;
-  runCommand = ran;
-  runCommandLocal = ran;
-  symlinkJoin = { name, ... }: stub name;
-  buildEnv = { name, ... }: stub name;
+    // lib.genAttrs [
+      "withBootloader"
+      "withCryptsetup"
+      "withEfi"
+      "withHostnamed"
+      "withImportd"
+      "withLocaled"
+      "withMachined"
+      "withPortabled"
+      "withTimedated"
+      "withTpm2Tss"
+      "withUtmp"
+    ] (_: true);
+  xorg = lib.genAttrs [ "lndir" "xauth" ] stub;
   nix-reconciler = stub "reconciler";
 }

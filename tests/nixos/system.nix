@@ -17,21 +17,48 @@ let
       configuration
       {
         boot.isContainer = true;
-        system.stateVersion = "25.05";
-        networking.hostName = "farm";
         documentation.enable = false;
+        networking.hostName = "farm";
         programs.command-not-found.enable = false;
+        system.stateVersion = "25.05";
       }
     ];
   };
   inherit (system) config;
+  text = name: config.systemd.units.${name}.text;
 in
-{
+rec {
   inherit (config) warnings;
-  # Whatever else a whole system checks is none of ours.
+  # What the module asserts: a whole system may have other faults.
   failed = map (each: each.message) (builtins.filter (each: !each.assertion) config.assertions);
-  unit = config.systemd.units."reconciler.service".text;
+  unit = text "reconciler.service";
+  path = text "reconciler-secrets.path";
+  rotated = text "reconciler-secrets.service";
   document = config.services.reconciler.rendered.document;
+  source = config.environment.etc."nix-reconciler/config.json".source;
+  check = config.environment.etc."nix-reconciler/config.json".source.script;
+  nix = config.nix.settings;
+  machines = config.nix.buildMachines;
+  served = {
+    inherit (config.services.nginx.virtualHosts.c) root;
+    ports = config.networking.firewall.allowedTCPPorts;
+    groups = config.systemd.services.nginx.serviceConfig.SupplementaryGroups;
+  };
+  builders = config.services.reconciler.settings.builders;
+  docs = builtins.filter (option: option.visible && !option.internal) (
+    lib.optionAttrSetToDocList system.options.services.reconciler
+  );
   toplevel = config.system.build.toplevel.drvPath;
-  users = config.users.users.reconciler.group;
+  all = {
+    inherit
+      document
+      failed
+      nix
+      path
+      rotated
+      toplevel
+      unit
+      warnings
+      ;
+  };
 }
