@@ -71,6 +71,7 @@ class Graph:
         self._stale: set[int] = set()  # nodes whose list of dependants needs cleaning
         self._platforms: dict[Platform, int] = {}
         self._feeds: list[list[int]] = []
+        self._end_feeds: list[list[int]] = []
         self._shape = 0
 
     def __contains__(self, node: object) -> bool:
@@ -99,13 +100,21 @@ class Graph:
 
     @property
     def shape(self) -> int:
-        """A number that grows when nodes or edges are added: rankings are then out of date."""
+        """A number that grows when nodes or edges are added, or what ended is queued again:
+        rankings are then out of date.
+        """
         return self._shape
 
     def subscribe(self) -> list[int]:
         """Get a list to which every id that becomes ready is appended; the reader empties it."""
         feed: list[int] = []
         self._feeds.append(feed)
+        return feed
+
+    def subscribe_ends(self) -> list[int]:
+        """Get a list to which every id that ends badly is appended; the reader empties it."""
+        feed: list[int] = []
+        self._end_feeds.append(feed)
         return feed
 
     # --- Growing ---------------------------------------------------------------------------
@@ -206,6 +215,7 @@ class Graph:
         known = self._nodes[node]
         if known.state is BuildState.BUILDING:
             raise ValueError(f"derivation {node} is being built")
+        self._shape += known.ended
         self._queue(known, 0.0, None)
 
     def settle(self, node: int, state: BuildState) -> list[int]:
@@ -219,6 +229,8 @@ class Graph:
         known.state = state
         if not state.good:
             self._update(known)
+            for feed in self._end_feeds:
+                feed.append(node)
             return []
         unlocked = []
         for dependant in self._dependants(known):
@@ -281,6 +293,10 @@ class Graph:
         return node.dependants
 
     # --- Asking ----------------------------------------------------------------------------
+
+    def dependants(self, node: int) -> Collection[int]:
+        """Give who in the graph has it as an input."""
+        return self._dependants(self._nodes[node])
 
     def waiting_on(self, node: int) -> tuple[int, ...]:
         """Give the inputs that are not yet good."""

@@ -86,10 +86,9 @@ def _copy(state_dir: Path, *, now: float) -> Database:
 def _preview(farm: Farm, decided: Plan, before: str | None) -> Preview:
     work = farm.work
     live = [node.id for node in work.graph.nodes if node.state.live]
-    failed = work.graph.dependency_failed()
     queued: dict[JobsetName, int] = {}
     for derivation in live:
-        if derivation not in failed:
+        if work.scheduler.useful(derivation):
             for jobset in work.wanting(derivation):
                 queued[jobset] = queued.get(jobset, 0) + 1
     old = config.parse(before.encode(), name="the document in force") if before else None

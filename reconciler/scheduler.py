@@ -3,6 +3,7 @@
 Order of what is ready: asked for by a person; then fair share between jobsets; then a job's own
 priority within its jobset; then the longest remaining path; then age. The first three flow down
 to all that a derivation needs. A derivation that waits for one platform holds back no other.
+What no job that can still succeed needs is not built.
 
 Fair share: each jobset has a level, the slot-seconds it was given divided by its shares, and the
 lowest level goes first. A build that runs is charged what it is expected to take, or what it
@@ -24,6 +25,7 @@ from enum import StrEnum
 
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import Builder, BuilderName, JobsetName
+from reconciler.prospects import Prospects
 
 BUILTIN = "builtin"
 """The system of builders inside Nix itself (`builtin:fetchurl`): no particular machine."""
@@ -139,6 +141,10 @@ class Fleet:
             self._fitting[platform] = known
         return known
 
+    def hopeless(self, platforms: Iterable[Platform]) -> set[Platform]:
+        """Give those of the platforms that no declared builder can build for."""
+        return {platform for platform in platforms if not self.fitting(platform)}
+
     def has_room(self, platform: Platform) -> bool:
         """Whether a builder that fits takes a build now."""
         return any(self._free.get(s.builder.name, 0) > 0 for s in self.fitting(platform))
@@ -199,6 +205,9 @@ class Scheduler:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._feed = graph.subscribe()
+        self._ends = graph.subscribe_ends()
+        self._prospects = Prospects(graph)
+        self._hopeless: frozenset[Platform] = frozenset()  # what no builder fits
         self._shares: dict[JobsetName, int] = {}
         self._demands: tuple[Demand, ...] = ()
         self._ranked: int | None = None  # the graph's shape when it was ranked
@@ -275,8 +284,11 @@ class Scheduler:
 
     def assignments(self, slots: Sequence[Slots], *, now: float) -> list[Assignment]:
         """Give the builds to start now, best first. The same question has the same answer."""
-        self._refresh(now)
         fleet = Fleet(slots, self._turns)
+        hopeless = frozenset(fleet.hopeless(self._graph.platforms))
+        if hopeless != self._hopeless:
+            self._hopeless, self._ranked = hopeless, None
+        self._refresh(now)
         turn = max(self._jobset_turns.values(), default=0)
         standings = {
             name: (level, self._jobset_turns.get(name, 0))
@@ -305,7 +317,7 @@ class Scheduler:
         self._refresh(now)
         while self._delayed:
             when, derivation = self._delayed[0]
-            if self._is_ready(derivation) and self._graph[derivation].not_before == when:
+            if self._is_due(derivation, when) and derivation in self._prospects:
                 return when
             heapq.heappop(self._delayed)
         return None
@@ -314,6 +326,11 @@ class Scheduler:
         """Give the jobsets that want it."""
         self._rank_if_stale()
         return self._jobsets(self._masks.get(derivation, 0))
+
+    def useful(self, derivation: int) -> bool:
+        """Tell whether something wanted that can still succeed needs it, or it is that."""
+        self._rank_if_stale()
+        return derivation in self._prospects
 
     def explain(
         self, derivation: int, slots: Sequence[Slots]
@@ -325,8 +342,7 @@ class Scheduler:
 
     def unsupported(self, slots: Sequence[Slots]) -> list[int]:
         """Give the queued ones that no declared builder can build, drained or not."""
-        fleet = Fleet(slots, self._turns)
-        hopeless = {p for p in self._graph.platforms if not fleet.fitting(p)}
+        hopeless = Fleet(slots, self._turns).hopeless(self._graph.platforms)
         if not hopeless:
             return []
         return [
@@ -342,13 +358,20 @@ class Scheduler:
         self._feed.clear()
         while self._delayed and self._delayed[0][0] <= now:
             when, derivation = heapq.heappop(self._delayed)
-            if self._is_ready(derivation) and self._graph[derivation].not_before == when:
+            if self._is_due(derivation, when):
                 self._push(derivation)
 
     def _rank_if_stale(self) -> None:
-        """Rank everything anew if there are new nodes or wishes: completions change no rank."""
+        """Rank everything anew if there are new nodes or wishes: completions change no rank.
+
+        Failures only take what has become useless out of it.
+        """
         if self._ranked == self._graph.shape:
+            for derivation in self._ends:
+                self._prospects.lose(derivation)
+            self._ends.clear()
             return
+        self._ends.clear()
         self._ranked = self._graph.shape
         self._names, self._members = list(self._shares), {}
         bits = {name: 1 << bit for bit, name in enumerate(self._names)}
@@ -359,6 +382,7 @@ class Scheduler:
             roots[key] = roots.get(key, 0) | bits[wanted.jobset]
             priorities[key] = max(priorities.get(key, wanted.priority), wanted.priority)
         self._masks = self._graph.wanted(roots)
+        self._prospects.survey(roots, self._hopeless)
         self._requested = self._graph.wanted(
             {d.derivation: 1 for d in self._demands if d.requested}
         )
@@ -377,7 +401,7 @@ class Scheduler:
 
     def _push(self, derivation: int) -> None:
         mask = self._masks.get(derivation, 0)
-        if not mask or derivation in self._queued:
+        if derivation not in self._prospects or derivation in self._queued:
             return
         self._queued.add(derivation)
         heaps = self._heaps.setdefault(self._graph[derivation].platform, {})
@@ -392,11 +416,14 @@ class Scheduler:
     def _is_ready(self, derivation: int) -> bool:
         return derivation in self._graph.ready
 
+    def _is_due(self, derivation: int, when: float) -> bool:
+        return self._is_ready(derivation) and self._graph[derivation].not_before == when
+
     def _head(self, heap: list[_Entry], now: float) -> _Entry | None:
         """Give the first entry that still counts; those that do not are dropped only here."""
         while heap:
             derivation = heap[0][-1]
-            ready = self._is_ready(derivation)
+            ready = self._is_ready(derivation) and derivation in self._prospects
             if ready and self._graph[derivation].not_before <= now:
                 return heap[0]
             heapq.heappop(heap)

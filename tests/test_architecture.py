@@ -38,6 +38,7 @@ PURE: list[set[str]] = [
     {"plan"},
     {"work"},
     {"scheduler"},
+    {"prospects"},
     {"graph", "transitions"},
     {"model"},
     {"problems", "quantities"},

@@ -497,7 +497,8 @@ def test_one_that_waited_for_a_lost_builder_is_preferred_for_a_bounded_time() ->
     late = [node(key, weight=step, system=ARM) for key in range(201, 301)]
     demands = [*want(WEB, *range(1, 101), *range(201, 301)), *want(LIB, *range(101, 201))]
     shares = {WEB: 1, LIB: 1}
-    farm = Farm(*scheduled([*web, *lib, *late], demands, shares), [machine("pc")])
+    lost = machine("arm", ARM, unavailable="it does not answer")
+    farm = Farm(*scheduled([*web, *lib, *late], demands, shares), [machine("pc"), lost])
     farm.run(most=80)
     farm.slots = [machine("arm", ARM)]
     farm.run(most=110)
@@ -565,6 +566,44 @@ def test_one_round_is_as_fair_as_many() -> None:
     assert [a.derivation for a in assigned] == [1, 51, 2, 52, 3, 53]
 
 
+# --- What leads nowhere --------------------------------------------------------------------
+
+
+def test_what_only_a_failed_job_needs_is_not_built() -> None:
+    # 4 needs 1, 2 and 3; of these 5 needs 3 as well.
+    nodes = [node(1), node(2), node(3), node(4, 1, 2, 3), node(5, 3)]
+    graph, scheduler = scheduled(nodes, want(WEB, 4, 5))
+    wide = [machine("m", jobs=9)]
+    assert given_to(scheduler.assignments(wide, now=0)) == [(1, "m"), (2, "m"), (3, "m")]
+    graph.start(1)
+    graph.settle(1, BuildState.FAILED)
+    assert given_to(scheduler.assignments(wide, now=0)) == [(3, "m")]
+    assert [key for key in range(1, 6) if scheduler.useful(key)] == [3, 5]
+    graph.reopen(1)
+    assert given_to(scheduler.assignments(wide, now=0)) == [(1, "m"), (2, "m"), (3, "m")]
+
+
+def test_what_only_an_unsupported_job_needs_waits_until_a_builder_is_declared() -> None:
+    nodes = [node(1), node(2, 1, system=ARM), node(3)]
+    _, scheduler = scheduled(nodes, want(WEB, 2, 3))
+    pc = machine("pc", jobs=9)
+    assert given_to(scheduler.assignments([pc], now=0)) == [(3, "pc")]
+    drained = machine("arm", ARM, drain=True)
+    assert given_to(scheduler.assignments([pc, drained], now=0)) == [(1, "pc"), (3, "pc")]
+    assert given_to(scheduler.assignments([pc], now=0)) == [(3, "pc")]
+
+
+def test_a_back_off_that_leads_nowhere_wakes_nobody() -> None:
+    graph, scheduler = scheduled([node(1), node(2), node(3, 1, 2)], want(WEB, 3))
+    for key in (1, 2):
+        graph.start(key)
+    graph.requeue(1, not_before=50)
+    assert scheduler.next_wake(0) == 50
+    graph.settle(2, BuildState.FAILED)
+    assert scheduler.next_wake(0) is None
+    assert scheduler.assignments([machine("m")], now=60) == []
+
+
 # --- Whole runs ----------------------------------------------------------------------------
 
 
@@ -627,6 +666,24 @@ def test_all_is_built_but_what_needs_a_bad_one(
     assert sorted(farm.built) == sorted(set(edges) - failed)
     for place, key in enumerate(farm.built):
         assert set(edges[key]) <= set(farm.built[:place])
+
+
+@settings(UNTIMED, max_examples=150)
+@given(farms(), st.data())
+def test_what_is_wanted_and_can_succeed_is_built_and_little_else(
+    made: tuple[dict[int, tuple[int, ...]], Farm], data: st.DataObject
+) -> None:
+    edges, farm = made
+    wanted = data.draw(st.sets(st.sampled_from(sorted(edges)), min_size=1))
+    farm.scheduler.demand(want(WEB, *wanted), {WEB: 1})
+    farm.run()
+    failed = doomed(edges, farm.ends)
+    needed: dict[int, set[int]] = {}
+    for key in sorted(edges):
+        needed[key] = {key}.union(*(needed[i] for i in edges[key]))
+    good = set().union(*(needed[key] for key in wanted - failed))
+    assert good <= set(farm.built)
+    assert set(farm.built) <= set().union(*(needed[key] for key in wanted)) - failed
 
 
 @settings(UNTIMED, max_examples=60)

@@ -124,7 +124,11 @@ def can_go_on(farm: Farm, tick: Tick, *, now: float, push_failures: int) -> bool
     """
     graph = farm.work.graph
     for derivation in graph.ready:
-        if graph[derivation].not_before > now and not farm.exhausted(derivation):
+        if (
+            graph[derivation].not_before > now
+            and not farm.exhausted(derivation)
+            and farm.work.scheduler.useful(derivation)
+        ):
             return True
     if any(0 < each.failures < push_failures for each in tick.observed.away):
         return True
