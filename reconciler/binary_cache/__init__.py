@@ -28,6 +28,7 @@ from reconciler.errors import CacheError
 from reconciler.model import Cache, PushScope
 
 if TYPE_CHECKING:
+    from reconciler.binary_cache.http_store import HttpStore
     from reconciler.binary_cache.s3_store import S3Store
 
 __all__ = [
@@ -83,9 +84,13 @@ async def _open_store(cache: Cache) -> ObjectStore:
         case "s3":
             s3_store = await asyncio.to_thread(_s3_store)
             return await s3_store.open(cache.uri, credentials_file=credentials)
+        case "http" | "https":
+            http_store = await asyncio.to_thread(_http_store)
+            return await http_store.open(cache.uri, credentials_file=credentials)
         case _:
             raise CacheError(
-                f"{cache.uri}: a cache of kind {scheme or '(none)'}: is not known; use file: or s3:"
+                f"{cache.uri}: a cache of kind {scheme or '(none)'}: is not served; "
+                "use file:, s3:, http: or https:"
             )
 
 
@@ -94,6 +99,12 @@ def _s3_store() -> type[S3Store]:
     from reconciler.binary_cache.s3_store import S3Store  # noqa: PLC0415
 
     return S3Store
+
+
+def _http_store() -> type[HttpStore]:
+    from reconciler.binary_cache.http_store import HttpStore  # noqa: PLC0415 as above: 0.05 s
+
+    return HttpStore
 
 
 async def _agree_on_store_dir(store: ObjectStore, uri: str, store_dir: str) -> None:

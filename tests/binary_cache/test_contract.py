@@ -15,7 +15,7 @@ from reconciler.binary_cache import CACHE_INFO, Flaw, LocalNars, open_cache
 from reconciler.binary_cache.narinfo import narinfo_name, parse
 from reconciler.model import Cache, PathInfo, StorePath
 from tests.binary_cache.harm import HARM, narinfo
-from tests.binary_cache.servers import Server, s3_credentials, s3_server
+from tests.binary_cache.servers import Server, dav_server, netrc, s3_credentials, s3_server
 from tests.binary_cache.support import (
     add_files,
     build_chain,
@@ -28,7 +28,7 @@ from tests.binary_cache.support import (
 )
 from tests.support.private_store import PrivateStore
 
-KINDS = ["file", "s3"]
+KINDS = ["file", "s3", "http"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]
         yield folder, server
 
 
+@pytest.fixture(scope="module")
+def dav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]]:
+    folder = tmp_path_factory.mktemp("dav")
+    with dav_server(folder) as server:
+        yield folder, server
+
+
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     match request.param:
@@ -79,6 +86,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             # Debian's Nix does not speak S3; a bucket's objects are files here.
             keys = s3_credentials(tmp_path / "keys")
             return Place(uri, keys, folder, f"file://{folder}", server.refresh)
+        case "http":
+            root, server = request.getfixturevalue("dav")
+            folder = root / tmp_path.name / "folder"
+            uri = f"http://{server.address}/{tmp_path.name}/folder"
+            keys = netrc(tmp_path / "keys")
+            return Place(uri, keys, folder, uri, server.refresh, netrc=keys)
         case kind:
             raise AssertionError(kind)
 

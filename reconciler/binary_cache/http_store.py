@@ -1,0 +1,277 @@
+"""The `http:` and `https:` kinds: objects on a web server that takes PUT.
+
+Not every server shows an object only when it is whole: nginx does, others write into the place
+itself. Those that speak WebDAV are sent it under another name, and told to move it when it is
+there. It knows nothing of what the objects mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import itertools
+import secrets
+import threading
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from pathlib import Path
+
+import urllib3
+from urllib3 import exceptions as fault
+
+from reconciler.binary_cache.http_access import (
+    FOLLOW,
+    Answer,
+    HttpAddress,
+    address_of,
+    broken,
+    make_pool,
+    read_authorization,
+    refused,
+)
+from reconciler.binary_cache.remote import (
+    PATIENCE,
+    Reader,
+    Remote,
+    TransientError,
+    UnusableError,
+    content_type,
+)
+
+_DONE = {200, 201, 204}
+_ABSENT = {404, 410}
+_NO_FOLDER = {404, 409}
+_THERE_ALREADY = {405, 301}
+"""What MKCOL is answered with for a folder that there is."""
+
+
+class HttpStore:
+    """See the module's text, and ObjectStore for the methods."""
+
+    def __init__(self, address: HttpAddress, pool: urllib3.PoolManager, remote: Remote) -> None:
+        self._address = address
+        self._pool = pool
+        self._remote = remote
+        self._once = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        self._probe = threading.Lock()
+        self._moves: bool | None = None
+
+    @classmethod
+    async def open(
+        cls, uri: str, *, credentials_file: Path | None, patience: float = PATIENCE
+    ) -> HttpStore:
+        """Make ready; the server itself is asked with the first request."""
+        address = address_of(uri)
+        authorization = None
+        if credentials_file is not None:
+            authorization = await asyncio.to_thread(read_authorization, credentials_file, address)
+        pool = make_pool(address, authorization=authorization, patience=patience)
+        return cls(address, pool, Remote(uri))
+
+    @property
+    def staging(self) -> Path:
+        """On this machine."""
+        return self._remote.staging
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        await self._remote.close()
+        self._pool.clear()
+
+    # --- Reading ---------------------------------------------------------------------------
+
+    async def present(self, names: Collection[str]) -> set[str]:
+        """Ask for each, several at once: HTTP knows no list."""
+        return await self._remote.filter(names, self._exists)
+
+    def _exists(self, name: str) -> bool:
+        answer = self._ask("HEAD", name)
+        if answer.status in _ABSENT:
+            return False
+        if answer.status != 200:
+            raise refused(answer, self._address, f"HEAD {name}")
+        return True
+
+    async def read(self, name: str) -> bytes | None:
+        """Read it in one go."""
+        try:
+            return b"".join([chunk async for chunk in self.stream(name)])
+        except FileNotFoundError:
+            return None
+
+    def stream(self, name: str) -> AsyncIterator[bytes]:
+        """Read it chunk by chunk; a connection that breaks is made anew where it broke."""
+        return self._remote.stream(lambda offset: self._open_at(name, offset))
+
+    def _open_at(self, name: str, offset: int) -> Reader:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        answer = self._ask("GET", name, headers=headers, preload=False)
+        body = _Body(answer, self._address)
+        try:
+            self._check_start(answer, name, offset)
+            if answer.status == 200:  # some know no Range
+                body.skip(offset)
+        except BaseException:
+            body.close()
+            raise
+        return body
+
+    def _check_start(self, answer: Answer, name: str, offset: int) -> None:
+        if answer.status in _ABSENT:
+            raise FileNotFoundError(name)
+        if answer.status not in (200, 206):
+            raise refused(answer, self._address, f"GET {name}")
+        given = answer.headers.get("content-range", "")
+        if answer.status == 206 and not given.startswith(f"bytes {offset}-"):
+            raise UnusableError(
+                f"{self._address.of(name)}: asked from byte {offset} on, the server gives {given}"
+            )
+
+    def _ask(
+        self,
+        method: str,
+        name: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        preload: bool = True,
+    ) -> Answer:
+        with self._faults():
+            return self._pool.request(
+                method,
+                self._address.of(name),
+                headers={**self._pool.headers, **(headers or {})},
+                preload_content=preload,
+                retries=FOLLOW,
+            )
+
+    # --- Writing ---------------------------------------------------------------------------
+
+    async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
+        """Send them."""
+        return await self._remote.put(objects, self._send)
+
+    async def _send(self, name: str, content: bytes | Path) -> None:
+        await self._remote.run(lambda: self._place(name, content))
+
+    def _place(self, name: str, content: bytes | Path) -> None:
+        """One attempt; another one does everything again, so a lost answer does no harm."""
+        if not self._knows_move():
+            self._upload(name, content, {})
+            return
+        beside = f"{name}.{self._once}-{next(self._numbers)}"
+        try:
+            self._upload(beside, content, {})
+            self._demand("MOVE", beside, {"Destination": self._address.of(name), "Overwrite": "T"})
+        except BaseException:
+            with contextlib.suppress(Exception):  # at the best it is out of the way
+                self._write("DELETE", self._address.of(beside))
+            raise
+
+    def _knows_move(self) -> bool:
+        """Whether the server says that it moves files, asked once."""
+        with self._probe:
+            if self._moves is None:
+                answer = self._write("OPTIONS", f"{self._address.url}/")
+                if answer.status >= 500 and answer.status != 501:
+                    raise refused(answer, self._address, "OPTIONS")
+                self._moves = "MOVE" in answer.headers.get("allow", "").upper()
+            return self._moves
+
+    def _upload(self, name: str, content: bytes | Path, headers: Mapping[str, str]) -> None:
+        kind = {"Content-Type": content_type(name), **headers}
+        answer = self._put(name, content, kind)
+        if answer.status in _NO_FOLDER:
+            self._make_folders(name)
+            answer = self._put(name, content, kind)
+        if answer.status not in _DONE:
+            raise refused(answer, self._address, f"PUT {name}")
+
+    def _put(self, name: str, content: bytes | Path, headers: Mapping[str, str]) -> Answer:
+        url = self._address.of(name)
+        if isinstance(content, bytes):
+            return self._write("PUT", url, headers=headers, body=content)
+        with _Upload(content, self._remote.stop) as file:
+            length = {"Content-Length": str(content.stat().st_size)}
+            return self._write("PUT", url, headers={**headers, **length}, body=file)
+
+    def _make_folders(self, name: str) -> None:
+        """Make the folders that lead to a name, from the top, as WebDAV asks for it."""
+        host, slash, path = self._address.of(name).partition("://")[2].partition("/")
+        url = f"{self._address.url.partition(':')[0]}://{host}{slash}"
+        for folder in path.split("/")[:-1]:
+            url += f"{folder}/"
+            answer = self._write("MKCOL", url)
+            if answer.status not in _DONE | _THERE_ALREADY:
+                raise refused(answer, self._address, f"MKCOL {url}")
+
+    def _demand(self, method: str, name: str, headers: Mapping[str, str]) -> None:
+        answer = self._write(method, self._address.of(name), headers=headers)
+        if answer.status not in _DONE:
+            raise refused(answer, self._address, f"{method} {name}")
+
+    def _write(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | io.RawIOBase | None = None,
+    ) -> Answer:
+        with self._faults():
+            return self._pool.request(
+                method,
+                url,
+                headers={**self._pool.headers, **(headers or {})},
+                body=body,
+                retries=False,
+                redirect=False,
+            )
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Raise what a fault means."""
+        try:
+            yield
+        except fault.HTTPError as error:
+            raise broken(error, self._address) from error
+
+
+class _Body:
+    """An answer's body that says of its faults what they mean."""
+
+    def __init__(self, answer: Answer, address: HttpAddress) -> None:
+        self._answer = answer
+        self._address = address
+
+    def read(self, amount: int, /) -> bytes:
+        try:
+            return self._answer.read(amount)
+        except fault.HTTPError as error:
+            raise broken(error, self._address) from error
+
+    def skip(self, amount: int) -> None:
+        """Read over what is known already."""
+        while amount > 0:
+            chunk = self.read(min(amount, 1024 * 1024))
+            if not chunk:
+                raise TransientError(f"{self._address.host} gives less than it did before")
+            amount -= len(chunk)
+
+    def close(self) -> None:
+        # Half read, a connection is of no use to anyone.
+        self._answer.close()
+        self._answer.release_conn()
+
+
+class _Upload(io.FileIO):
+    """A file that is sent until it is said to stop."""
+
+    def __init__(self, file: Path, stop: threading.Event) -> None:
+        super().__init__(file)
+        self._stop = stop
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._stop.is_set():
+            raise UnusableError("stopped")
+        return super().read(size)
