@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reconciler import config
 from reconciler.errors import ConnectionLostError, NixError, UsageError
-from reconciler.model import Builder
+from reconciler.model import Builder, BuilderName
 from reconciler.nix import ssh
 from reconciler.nix.connection import Connection
 from reconciler.nix.protocol import ClientOptions
@@ -330,6 +333,20 @@ def test_host_keys_in_either_form() -> None:
     assert ssh.host_key(commented) == KEY
     assert ssh.host_key(f"{commented}\n") == KEY
     assert ssh.host_key(base64.b64encode(commented.encode()).decode()) == KEY
+
+
+def test_a_document_may_give_a_host_key_in_either_form(tmp_path: Path) -> None:
+    for kind in ("ed25519", "rsa", "ecdsa"):
+        file = tmp_path / kind
+        argv = ("ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "root@big", "-f", str(file))
+        subprocess.run(argv, check=True)
+        plain = file.with_name(f"{kind}.pub").read_text().strip()
+        for text in (plain, base64.b64encode(plain.encode()).decode()):
+            document = {"builders": {"big": {"uri": "ssh-ng://big", "publicHostKey": text}}}
+            desired = config.parse(json.dumps(document).encode(), name="test.json")
+            given = desired.builders[BuilderName("big")].public_host_key
+            assert given is not None
+            assert ssh.host_key(given) == " ".join(plain.split()[:2])
 
 
 @pytest.mark.parametrize(
