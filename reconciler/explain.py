@@ -66,10 +66,12 @@ def explain(
     *,
     attempts: int,
     now: float,
+    needless: bool = False,
 ) -> Explanation:
     """Explain one that does not exist, from all below it that does not exist either.
 
-    `attempts`: after so many infrastructure failures a build counts as failed.
+    `attempts`: after so many infrastructure failures a build counts as failed; `needless`: only
+    what can no longer succeed needs it.
     """
     work = Work({})
     work.join(builds)
@@ -92,6 +94,9 @@ def explain(
     chain = _path_to(derivation, dead, work)
     if chain:
         return _dependency_failed([step(key) for key in chain], work, slots, now=now)
+    if needless:
+        message = "it is not built: only what can no longer succeed needs it"
+        return Explanation(state=JobState.QUEUED, message=message, chain=(step(derivation),))
     return _waiting(derivation, work, slots, step, now=now)
 
 

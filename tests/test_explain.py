@@ -66,6 +66,13 @@ def why(*builds: LiveBuild, of: int = 1, slots: Sequence[Slots] = (LOCAL,)) -> E
     return explain(of, builds, slots, attempts=3, now=NOW)
 
 
+def test_what_nothing_that_can_succeed_needs_is_not_built() -> None:
+    found = explain(1, [build(1, 2), build(2)], [LOCAL], attempts=3, now=NOW, needless=True)
+    assert found.state is JobState.QUEUED
+    assert "only what can no longer succeed needs it" in found.message
+    assert names(found) == ["n1"]
+
+
 def names(found: Explanation) -> list[str]:
     return [each.name for each in found.chain]
 

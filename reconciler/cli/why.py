@@ -15,7 +15,7 @@ from reconciler.cli.status import complete_subject
 from reconciler.cli.status_text import state
 from reconciler.cli.text import BUSY, DIM, columns, harmless, lasting, one_line, wrapped
 from reconciler.database import lookup
-from reconciler.database.blocked import slots_of
+from reconciler.database.blocked import blocked, slots_of
 from reconciler.database.file import Database
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
 from reconciler.errors import UsageError
@@ -122,12 +122,14 @@ def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Ans
     current = document_in_force(database)
     builds = lookup.missing_below(database, facts.id)
     here = local_systems({each.system for each in builds})
+    in_way = blocked(database, current, local_systems=local_systems)
     explanation = explain(
         facts.id,
         builds,
         slots_of(database, current.builders, here),
         attempts=current.fewest_attempts,
         now=time.time(),
+        needless=facts.id in in_way.needless,
     )
     return _Answer(database, subject, explanation)
 

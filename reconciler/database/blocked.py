@@ -58,6 +58,13 @@ class Blocked:
     messages: Mapping[int, str] = field(default_factory=dict)
     """Of the others: what is wrong."""
     stuck: tuple[Stuck, ...] = ()
+    needless: frozenset[int] = frozenset()
+    """Queued builds that only what can no longer succeed needs: they are not started."""
+
+    @property
+    def number(self) -> int:
+        """How many queued builds nothing will come of by itself."""
+        return len(self.states) + len(self.needless)
 
 
 def blocked(database: Database, document: Declared, *, local_systems: LocalSystems) -> Blocked:
@@ -75,6 +82,7 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
     if any(kind["unsupported"] for kind in kinds):
         stuck |= _unsupported(database)
     stuck |= _unfitting(database, document, local_systems, kinds)
+    hopeless = {*stuck}
     if any(kind["exhausted"] for kind in kinds):
         stuck |= _exhausted(database, document.fewest_attempts)
     ended = [
@@ -85,6 +93,10 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
     ]
     causes = _causes(database, {*ended, *stuck})
     names = derivation_names(database, set(causes.values()))
+    hopeless.update(ended)
+    # What failed for the infrastructure is tried again: there is hope for what needs it.
+    tried_again = not hopeless.issuperset(stuck)
+    hopeless.update(_causes(database, hopeless) if tried_again else causes)
     return Blocked(
         states={
             **dict.fromkeys(causes, JobState.DEPENDENCY_FAILED),
@@ -93,6 +105,7 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
         causes={key: names[cause] for key, cause in causes.items()},
         messages={key: each.message for key, each in stuck.items()},
         stuck=tuple(stuck.values()),
+        needless=_needless(database, hopeless) if hopeless else frozenset(),
     )
 
 
@@ -130,6 +143,48 @@ def _causes(database: Database, roots: Collection[int]) -> dict[int, int]:
     graph.add(Node(id=key, platform=here, state=BuildState.FAILED) for key in reached)
     graph.add(Node(id=key, platform=here, inputs=tuple(inputs[key])) for key in above)
     return graph.dependency_failed()
+
+
+def _needless(database: Database, hopeless: Collection[int]) -> frozenset[int]:
+    """The queued builds that only the hopeless ones need."""
+    below = {
+        row[0]
+        for row in database.query(
+            "WITH RECURSIVE below(id) AS (SELECT value FROM json_each(?)"
+            " UNION SELECT i.input FROM below n CROSS JOIN input i ON i.derivation = n.id"
+            " JOIN build b ON b.derivation = i.input AND b.state = 'queued')"
+            " SELECT id FROM below",
+            (json.dumps(list(hopeless)),),
+        )
+    }
+    below.difference_update(hopeless)
+    if not below:
+        return frozenset()
+    asked = json.dumps(list(below))
+    needed = {
+        row[0]
+        for row in database.query(
+            "SELECT j.derivation FROM json_each(?) a CROSS JOIN job j ON j.derivation = a.value"
+            " JOIN evaluation e ON e.id = j.evaluation AND e.state IN ('running', 'succeeded')",
+            (asked,),
+        )
+    }
+    inputs: dict[int, list[int]] = {}
+    for key, dependant in database.query(
+        "SELECT i.input, i.derivation FROM json_each(?) a CROSS JOIN input i ON i.input = a.value"
+        " JOIN build b ON b.derivation = i.derivation AND b.state = 'queued'",
+        (asked,),
+    ):
+        if dependant in below:
+            inputs.setdefault(dependant, []).append(key)
+        elif dependant not in hopeless:
+            needed.add(key)
+    todo = list(needed)
+    while todo:
+        new = set(inputs.get(todo.pop(), ())) - needed
+        needed |= new
+        todo += new
+    return frozenset(below - needed)
 
 
 def _unsupported(database: Database) -> dict[int, Stuck]:

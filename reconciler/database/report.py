@@ -149,7 +149,7 @@ def facts(
             builders=builders(database, current, conditions),
             conditions=tuple(each for each in conditions if each.kind == "document"),
             builds={
-                key: number - (len(in_way.states) if key is BuildState.QUEUED else 0)
+                key: number - (in_way.number if key is BuildState.QUEUED else 0)
                 for key, number in counts.items()
             },
             stuck=in_way.stuck,

@@ -87,6 +87,28 @@ def test_what_no_builder_can_build(farm: Farm) -> None:
     assert found["builders"][0]["reasons"] == ["lacks the system feature kvm"]
 
 
+def test_what_leads_to_nothing_is_not_built(farm: Farm) -> None:
+    farm.derivations({"bad-1.0": [], "base-1.0": [], "side-1.0": ["base-1.0"], "lib-1.0": []})
+    farm.derivations({"site-1.0": ["bad-1.0", "side-1.0", "lib-1.0"], "docs-1.0": ["lib-1.0"]})
+    farm.evaluation("web", {"site": "site-1.0", "docs": "docs-1.0"})
+    farm.attempt("bad-1.0", Outcome.FAILED, message="no")
+    for name in ("base-1.0", "side-1.0"):
+        found = farm.json("why", name, schema="why")
+        assert found["state"] == "queued"
+        assert found["message"] == "it is not built: only what can no longer succeed needs it"
+    assert farm.json("why", "lib-1.0", schema="why")["message"] == "it is ready and starts next"
+    assert farm.json("status", schema="status")["builds"]["queued"] == 2  # lib and docs
+
+
+def test_what_is_tried_again_is_waited_for(farm: Farm) -> None:
+    farm.derivations({"shaky-1.0": [], "side-1.0": []})
+    farm.derivations({"site-1.0": ["shaky-1.0", "side-1.0"]})
+    farm.evaluation("web", {"site": "site-1.0"})
+    for _ in range(3):
+        farm.attempt("shaky-1.0", Outcome.INFRASTRUCTURE, message="disk full", not_before=1)
+    assert farm.json("why", "side-1.0", schema="why")["message"] == "it is ready and starts next"
+
+
 def test_what_waits_out_a_pause(farm: Farm) -> None:
     farm.derivations({"site-1.0": []})
     farm.evaluation("web", {"site": "site-1.0"})
