@@ -12,9 +12,11 @@ is therefore one plain pass, forwards or backwards, without recursion.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from reconciler.errors import StateError
 from reconciler.model import BuilderName, BuildState
@@ -27,9 +29,11 @@ class DependencyCycleError(StateError):
     """Derivations that depend on each other: Nix cannot make them, so the database is damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What a derivation asks of a builder; one object serves all nodes that ask the same."""
+class Platform(NamedTuple):
+    """What a derivation asks of a builder; one object serves all nodes that ask the same.
+
+    A tuple, since it is a key that is looked up for every node.
+    """
 
     system: str
     features: frozenset[str] = frozenset()
@@ -69,7 +73,7 @@ class Graph:
         self._nodes: dict[int, Node] = {}
         self._ready: set[int] = set()
         self._stale: set[int] = set()  # nodes whose list of dependants needs cleaning
-        self._platforms: dict[Platform, int] = {}
+        self._platforms: Counter[Platform] = Counter()
         self._feeds: list[list[int]] = []
         self._end_feeds: list[list[int]] = []
         self._shape = 0
@@ -128,8 +132,10 @@ class Graph:
         batch, in_order = self._checked(nodes)
         if not in_order:
             batch = {key: batch[key] for key in _sorted(_edges_within(batch))}
+        self._place(batch.values())
         for node in batch.values():
-            self._insert(node)
+            if not node.inputs:
+                self._update(node)
         self._shape += bool(batch)
 
     def restore(self, nodes: Iterable[Node], needed_by: Mapping[int, Iterable[int]]) -> None:
@@ -149,47 +155,51 @@ class Graph:
                 if dependant in self._nodes:
                     edges[dependant].append(lost)
         order = _sorted(edges)
-        self._nodes, self._platforms, self._stale = {}, {}, set()
-        for key in order:
-            node = everything[key]
-            node.inputs, node.dependants = tuple(edges[key]), []
-            self._insert(node)
+        self._nodes, self._platforms, self._stale = {}, Counter(), set()
+        for key, node in everything.items():
+            node.inputs, node.dependants = tuple(dict.fromkeys(edges[key])), []
+        self._place([everything[key] for key in order])
+        for node in self._nodes.values():
+            self._update(node)
         self._shape += bool(batch)
 
     def _checked(self, nodes: Iterable[Node]) -> tuple[dict[int, Node], bool]:
         """Give the batch, and whether it has inputs before what needs them already."""
         known = self._nodes
         batch: dict[int, Node] = {}
+        placed: set[int] = set()
+        early: list[Node] = []
         for node in nodes:
             if node.id in known or node.id in batch:
                 raise ValueError(f"derivation {node.id} is in the graph already")
             if node.state.good:
                 raise ValueError(f"derivation {node.id} is {node.state}: nothing is to be done")
+            inputs = set(node.inputs)
+            if len(inputs) < len(node.inputs):
+                node.inputs = tuple(dict.fromkeys(node.inputs))
+            if not (inputs <= placed or all(i in placed or i in known for i in inputs)):
+                early.append(node)
             batch[node.id] = node
-        placed: set[int] = set()
-        in_order = True
-        for node in batch.values():
+            placed.add(node.id)
+        for node in early:
             for needed in node.inputs:
-                if needed in placed or needed in known:
-                    continue
-                if needed not in batch:
+                if needed not in batch and needed not in known:
                     raise ValueError(
                         f"derivation {node.id} needs {needed}, which is neither in the graph"
                         " nor in the batch"
                     )
-                in_order = False
-            placed.add(node.id)
-        return batch, in_order
+        return batch, not early
 
-    def _insert(self, node: Node) -> None:
-        if len(set(node.inputs)) < len(node.inputs):
-            node.inputs = tuple(dict.fromkeys(node.inputs))
-        for needed in node.inputs:
-            self._nodes[needed].dependants.append(node.id)
-        node.unmet = len(node.inputs)
-        self._nodes[node.id] = node
-        self._platforms[node.platform] = self._platforms.get(node.platform, 0) + 1
-        self._update(node)
+    def _place(self, nodes: Collection[Node]) -> None:
+        """Put nodes behind those that are there; their inputs come first, each named once."""
+        known = self._nodes
+        for node in nodes:
+            key = node.id
+            for needed in node.inputs:
+                known[needed].dependants.append(key)
+            node.unmet = len(node.inputs)
+            known[key] = node
+        self._platforms.update(node.platform for node in nodes)
 
     # --- Changing --------------------------------------------------------------------------
 
@@ -300,7 +310,13 @@ class Graph:
 
     def waiting_on(self, node: int) -> tuple[int, ...]:
         """Give the inputs that are not yet good."""
-        return tuple(i for i in self._nodes[node].inputs if i in self._nodes)
+        return self._missing(self._nodes[node])
+
+    def _missing(self, node: Node) -> tuple[int, ...]:
+        """Give a node's inputs that are not yet good, having dropped the others from it."""
+        if node.unmet < len(node.inputs):
+            node.inputs = tuple(i for i in node.inputs if i in self._nodes)
+        return node.inputs
 
     def critical_paths(self) -> dict[int, float]:
         """Give for each node the seconds of the longest path from its start to the graph's end."""
@@ -308,8 +324,8 @@ class Graph:
         for node in reversed(self._nodes.values()):
             path = longest[node.id] + node.weight
             longest[node.id] = path
-            for needed in node.inputs:
-                if longest.get(needed, path) < path:
+            for needed in self._missing(node):
+                if longest[needed] < path:
                     longest[needed] = path
         return longest
 
@@ -319,14 +335,12 @@ class Graph:
         masks.update((key, mask) for key, mask in roots.items() if key in masks)
         if not any(masks.values()):
             return {}
-        known = masks.get
         for node in reversed(self._nodes.values()):
             mask = masks[node.id]
             if mask:
-                for needed in node.inputs:
-                    before = known(needed)
-                    if before is not None and before | mask != before:
-                        masks[needed] = before | mask
+                for needed in self._missing(node):
+                    if masks[needed] != mask:
+                        masks[needed] |= mask
         return {key: mask for key, mask in masks.items() if mask}
 
     def highest(self, roots: Mapping[int, int]) -> dict[int, int]:
@@ -335,9 +349,8 @@ class Graph:
         for node in reversed(self._nodes.values()):
             priority = priorities.get(node.id)
             if priority is not None:
-                for needed in node.inputs:
-                    if needed in self._nodes:
-                        priorities[needed] = max(priorities.get(needed, priority), priority)
+                for needed in self._missing(node):
+                    priorities[needed] = max(priorities.get(needed, priority), priority)
         return priorities
 
     def root_cause(self, node: int) -> int | None:

@@ -268,7 +268,7 @@ class BuildState(StrEnum):
     @property
     def good(self) -> bool:
         """Whether its outputs exist."""
-        return self in (BuildState.SUCCEEDED, BuildState.SUBSTITUTED)
+        return self is BuildState.SUCCEEDED or self is BuildState.SUBSTITUTED
 
     @property
     def bad(self) -> bool:

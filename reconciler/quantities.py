@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 
 from reconciler.errors import UsageError
 
-_SECONDS: Mapping[str, Fraction] = {
-    "w": Fraction(604800),
-    "d": Fraction(86400),
-    "h": Fraction(3600),
-    "m": Fraction(60),
-    "s": Fraction(1),
-    "ms": Fraction(1, 1000),
+# `fractions` is imported where it is used: whoever only prints a duration (`status`) need not wait
+# for the decimal numbers that it brings with it.
+
+_MILLISECONDS: Mapping[str, int] = {
+    "w": 604_800_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1000,
+    "ms": 1,
 }
 _BYTES: Mapping[str, int] = {
     "B": 1,
@@ -67,15 +69,17 @@ def duration(text: str) -> float:
 
     Units are w, d, h, m, s and ms, each at most once, the larger before the smaller.
     """
+    from fractions import Fraction  # noqa: PLC0415
+
     if not _DURATION.fullmatch(text):
         raise QuantityError("is not a duration", _mend_duration(text))
     parts = _DURATION_PART.findall(text)
-    order = [list(_SECONDS).index(unit) for _, unit in parts]
+    order = [list(_MILLISECONDS).index(unit) for _, unit in parts]
     if order != sorted(set(order)):
         raise QuantityError(
             "is not a duration: each unit once, the larger first", 'write it like "1h30m"'
         )
-    seconds = sum((Fraction(number) * _SECONDS[unit] for number, unit in parts), Fraction(0))
+    seconds = sum(Fraction(number) * _MILLISECONDS[unit] for number, unit in parts) / Fraction(1000)
     if seconds > _LONGEST:
         raise QuantityError("is longer than a hundred years", "write a shorter duration")
     return float(seconds)
@@ -86,6 +90,8 @@ def size(text: str) -> int:
 
     Units are B, KiB, MiB, GiB and TiB (powers of 1024), kB, MB, GB and TB (powers of 1000).
     """
+    from fractions import Fraction  # noqa: PLC0415
+
     found = _SIZE.fullmatch(text)
     if found is None:
         raise QuantityError("is not a size", _mend_size(text))
@@ -141,7 +147,7 @@ def _mend_duration(text: str) -> str:
     if clock := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,2})", text):
         return f'write "{clock[1]}h{clock[2]}m" or "{clock[1]}m{clock[2]}s"'
     found = _LOOSE.fullmatch(text.strip())
-    if found and (unit := _LOOSE_SECONDS.get(found[2].lower(), found[2].lower())) in _SECONDS:
+    if found and (unit := _LOOSE_SECONDS.get(found[2].lower(), found[2].lower())) in _MILLISECONDS:
         return f'write "{found[1]}{unit}"'
     return 'write numbers with units w, d, h, m, s or ms, such as "5m" or "1h30m"'
 

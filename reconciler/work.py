@@ -90,36 +90,36 @@ class Work:
 
         `needed_by` names, of those that existed once, who is in the graph and needs them.
         """
-        batch = [build for build in builds if build.id not in self.graph]
+        batch = {build.id: build for build in builds if build.id not in self.graph}
         nodes = [
             Node(
                 id=build.id,
-                platform=self._platform(build),
+                platform=self._platform(build.system, build.features, build.unsupported),
                 inputs=build.inputs,
                 state=build.state,
                 weight=self.expected_seconds(build.name, build.system),
                 prefer_local=build.prefer_local,
                 not_before=build.not_before,
             )
-            for build in batch
+            for build in batch.values()
         ]
         if any((needed_by or {}).values()):
             self.graph.restore(nodes, needed_by or {})
         else:
             self.graph.add(nodes)
-        for build in batch:
-            self.builds[build.id] = build
-            self.ids[build.path] = build.id
+        self.builds.update(batch)
+        self.ids.update({build.path: key for key, build in batch.items()})
 
-    def _platform(self, build: LiveBuild) -> Platform:
+    def _platform(
+        self, system: str, features: tuple[str, ...], unsupported: str | None
+    ) -> Platform:
         """What it asks of a builder; what no Nix of ours can build asks for what nobody has."""
-        features = build.features
-        if build.unsupported is not None:
-            features = (*features, build.unsupported)
-        key = (build.system, features)
+        if unsupported is not None:
+            features = (*features, unsupported)
+        key = (system, features)
         platform = self._platforms.get(key)
         if platform is None:
-            platform = self._platforms[key] = Platform(build.system, frozenset(features))
+            platform = self._platforms[key] = Platform(system, frozenset(features))
         return platform
 
     def leave(self, derivations: Collection[int]) -> None:

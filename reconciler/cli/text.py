@@ -6,7 +6,6 @@ Knows nothing of what it prints. Nothing here reads the database.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import textwrap
 import unicodedata
@@ -48,7 +47,11 @@ def on_terminal() -> bool:
 
 def columns() -> int | None:
     """The terminal's width; None where there is none, and nothing is to be cut off."""
-    return shutil.get_terminal_size((80, 24)).columns if on_terminal() else None
+    if not on_terminal():
+        return None
+    import shutil  # noqa: PLC0415 - brings the archive formats with it, which a pipe need not pay
+
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def width_of(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from reconciler.database.evaluated import INTERRUPTED
-from reconciler.database.file import Database
+from reconciler.database.file import Database, Row
 from reconciler.model import (
     BuildState,
     CacheName,
@@ -112,52 +112,67 @@ def live_builds(database: Database, only: Collection[int] | None = None) -> list
     if only is not None:
         where += " AND b.derivation IN (SELECT value FROM json_each(?))"
         parameters.append(json.dumps(list(only)))
-    rows = database.query(
+    # Of an id that many have as an input there is one object, and others have none.
+    live = {row[0]: row[0] for row in _live(database, only)}.get
+    found: list[LiveBuild] = []
+    for rows in database.chunks(
         # One row for each build: rows for the edges, eight times as many, take most of the time.
         "SELECT d.id, d.path, d.name, d.system, d.features, d.prefer_local, d.unsupported,"
         " b.state, b.not_before, b.failures, b.bumped_at,"
         " (SELECT group_concat(i.input) FROM input i WHERE i.derivation = d.id)"
         f" FROM build b JOIN derivation d ON d.id = b.derivation WHERE {where}",
         parameters,
-    )
-    inputs = {row[0]: tuple(map(int, row[11].split(","))) for row in rows if row[11]}
-    live = {row[0] for row in rows} if only is None else _live(database, inputs.values())
-    for derivation, needed in inputs.items():
-        if not live.issuperset(needed):
-            inputs[derivation] = tuple(each for each in needed if each in live)
-    return [
-        LiveBuild(
-            id=row[0],
-            path=row[1],
-            name=row[2],
-            system=row[3],
-            features=tuple(row[4].split()) if row[4] else (),
-            prefer_local=bool(row[5]),
-            unsupported=row[6],
-            state=_BUILD_STATES[row[7]],
-            not_before=row[8],
-            failures=row[9],
-            bumped=row[10] is not None,
-            inputs=inputs.get(row[0], ()),
-        )
-        for row in rows
-    ]
+    ):
+        # Decoded as one text, which takes half the time of making the numbers one by one.
+        inputs: list[list[int]] = json.loads(f"[[{'],['.join([row[11] or '' for row in rows])}]]")
+        found += [
+            LiveBuild(  # by place: by name takes twice the time
+                identity,
+                path,
+                name,
+                system,
+                tuple(features.split()) if features else (),
+                prefer_local == 1,
+                unsupported,
+                _BUILD_STATES[state],
+                not_before,
+                failures,
+                bumped_at is not None,
+                tuple(filter(None, map(live, needed))),
+            )
+            for (
+                (
+                    identity,
+                    path,
+                    name,
+                    system,
+                    features,
+                    prefer_local,
+                    unsupported,
+                    state,
+                    not_before,
+                    failures,
+                    bumped_at,
+                    _,
+                ),
+                needed,
+            ) in zip(rows, inputs, strict=True)
+        ]
+    return found
 
 
 _BUILD_STATES = {state.value: state for state in BuildState}
 
 
-def _live(database: Database, derivations: Iterable[Iterable[int]]) -> set[int]:
-    """Those of the derivations whose outputs do not exist."""
-    asked = json.dumps(list({each for some in derivations for each in some}))
-    return {
-        row[0]
-        for row in database.query(
-            "SELECT b.derivation FROM json_each(?) a CROSS JOIN build b"
-            f" ON b.derivation = a.value AND b.{_NOT_GOOD}",
-            (asked,),
-        )
-    }
+def _live(database: Database, only: Collection[int] | None) -> list[Row]:
+    """The builds whose outputs do not exist: all, or those that builds asked for have as inputs."""
+    if only is None:
+        return database.query(f"SELECT derivation FROM build WHERE {_NOT_GOOD}")
+    return database.query(
+        "SELECT i.input FROM json_each(?) a CROSS JOIN input i ON i.derivation = a.value"
+        f" CROSS JOIN build b ON b.derivation = i.input AND b.{_NOT_GOOD}",
+        (json.dumps(list(only)),),
+    )
 
 
 def needed_outputs(database: Database) -> dict[DrvPath, set[StorePath]]:
