@@ -74,6 +74,15 @@ let
     ) (sameMachine name builder)
   );
 
+  # The daemon may write nowhere but where it is told to by an absolute path.
+  relative = each caches (
+    name: cache:
+    lib.optional (lib.hasPrefix "file:" cache.uri && builtins.match "file:(//)?/.*" cache.uri == null) (
+      refuse [ "caches" name "uri" ] "${cache.uri} is relative, and would be below /etc"
+        "write file:///PATH"
+    )
+  );
+
   idle = lib.filterAttrs (
     _: builder: builder.systems != null && !builtins.any (usable builder) (builtins.attrValues jobsets)
   ) builders;
@@ -82,7 +91,7 @@ let
     jobset.systems == null || builtins.any (system: builtins.elem system builder.systems) jobset.systems;
 in
 {
-  assertions = dangling ++ stored ++ unsigned ++ keyless ++ doubled;
+  assertions = dangling ++ stored ++ unsigned ++ keyless ++ doubled ++ relative;
   warnings =
     lib.mapAttrsToList (
       name: _:

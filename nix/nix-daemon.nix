@@ -16,10 +16,9 @@ let
     value = builtins.mapAttrs (_: lib.mkDefault) {
       uri = "ssh-ng://${lib.optionalString (machine.sshUser != null) "${machine.sshUser}@"}${machine.hostName}";
       sshKeyFile = machine.sshKey;
-      # There it is in base 64, once more.
-      publicHostKey = if machine.publicHostKey == null then null else base64.decode machine.publicHostKey;
       systems = if machine.system != null then [ machine.system ] else machine.systems;
       inherit (machine)
+        publicHostKey
         maxJobs
         speedFactor
         supportedFeatures
@@ -38,7 +37,12 @@ let
       protocol = "ssh-ng";
       sshUser = builtins.elemAt parts 1;
       sshKey = builder.sshKeyFile;
-      publicHostKey = if builder.publicHostKey == null then null else base64.encode builder.publicHostKey;
+      # There it is in base 64, once more.
+      publicHostKey =
+        if builder.publicHostKey != null && lib.hasInfix " " builder.publicHostKey then
+          base64 builder.publicHostKey
+        else
+          builder.publicHostKey;
       systems = if builder.systems == null then [ pkgs.stdenv.hostPlatform.system ] else builder.systems;
       # Nix reads a whole number here.
       speedFactor = lib.max 1 (builtins.floor builder.speedFactor);

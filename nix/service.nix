@@ -3,13 +3,20 @@
   config,
   lib,
   pkgs,
+  utils,
   ...
 }:
 let
   cfg = config.services.reconciler;
   reconciler = lib.getExe' cfg.package "reconciler";
   document = "/etc/nix-reconciler/config.json"; # where the command line looks by itself
-  places = "--config ${document} --state-dir ${lib.escapeShellArg cfg.stateDir}";
+  command = [
+    reconciler
+    "--config"
+    document
+    "--state-dir"
+    cfg.stateDir
+  ];
 
   secrets = lib.optionals (cfg.configFile == null) cfg.rendered.secrets;
   checks = import ./checks.nix { inherit lib secrets; inherit (cfg) settings; };
@@ -42,7 +49,11 @@ let
     builtins.filter (cache: lib.hasPrefix "file:" cache.uri) (builtins.attrValues cfg.settings.caches)
   );
   written = fileCaches ++ lib.optional (!inStateFolder) cfg.stateDir;
-  readsHomes = lib.hasInfix "/home/" (builtins.toJSON cfg.settings.jobsets);
+  readsHomes = builtins.any (home: lib.hasInfix home (builtins.toJSON cfg.settings.jobsets)) [
+    "/home/"
+    "/root/"
+    "/run/user/"
+  ];
 
   # From systemd 260 on a reload brings fresh credentials; before that only a restart does.
   refreshes = lib.versionAtLeast (lib.getVersion config.systemd.package) "260";
@@ -50,7 +61,7 @@ let
   # Works at all: a document in force, a database that can be read, a daemon that holds it. What
   # failed to build (1) or is not done (3) is no reason to call a switch failed.
   probe = pkgs.writeShellScript "reconciler-probe" ''
-    ${reconciler} ${places} status --oneline && exit
+    ${lib.escapeShellArgs command} status --oneline && exit
     case $? in 1 | 3) exit 0 ;; *) exit 1 ;; esac
   '';
 
@@ -152,7 +163,7 @@ in
       serviceConfig = {
         Type = "notify";
         NotifyAccess = "main";
-        ExecStart = "${reconciler} ${places} run";
+        ExecStart = utils.escapeSystemdExecArgs (command ++ [ "run" ]);
         ExecStartPost = probe;
         # A reload with a bad document fails, and the daemon is left alone.
         ExecReload = [

@@ -138,6 +138,11 @@ def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
             "builders.two.uri",
             ["settings.builders.big is the same machine", "keep one"],
         ),
+        (
+            {"caches": {"local": {"uri": "file:./cache"}}},
+            "caches.local.uri",
+            ["file:./cache is relative", "write file:///PATH"],
+        ),
     ],
 )
 def test_a_contradiction_is_refused_by_path_with_its_mend(

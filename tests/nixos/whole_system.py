@@ -151,7 +151,7 @@ def test_build_machines_become_builders_and_builders_build_machines() -> None:
     given = f"(builtins.fromJSON {json.dumps(json.dumps([machine]))})"
     change = f'{{ buildMachines = "import"; }}; nix.buildMachines = {given}'
     imported = held("builders", change=change)["big.example.org"]
-    assert imported["publicHostKey"] == key
+    assert imported["publicHostKey"] == machine["publicHostKey"]
     assert imported["uri"] == "ssh-ng://nix@big.example.org"
 
 
@@ -237,6 +237,12 @@ def test_a_document_written_by_hand_is_linked() -> None:
     change = '{ settings = lib.mkForce { }; configFile = "/srv/farm.yaml"; }'
     assert held("source", change=change) == "/srv/farm.yaml"
     assert "LoadCredential" not in held("unit", change=change)
+
+
+def test_what_systemd_or_a_shell_would_replace_is_kept() -> None:
+    unit = unit_of(held("unit", change='{ stateDir = "/srv/50% done"; }'))
+    assert '"--state-dir" "/srv/50%% done" "run"' in unit["ExecStart"][0]
+    assert "StateDirectory" not in unit
 
 
 def test_the_options_have_docs_without_a_gap() -> None:
