@@ -24,7 +24,7 @@ let
     else
       types.addCheck types.str (value: builtins.match (posix part.pattern) value != null)
       // {
-        description = "string: ${part.errorMessage or "write it like ${builtins.toJSON (builtins.head part.examples)}"}";
+        description = "string in quotes: ${part.errorMessage or "write it like ${builtins.toJSON (builtins.head part.examples)}"}";
       };
 
   kinds = {

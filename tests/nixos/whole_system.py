@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,37 @@ def test_what_nothing_uses_is_warned_of() -> None:
     )
 
 
-def test_an_unknown_key_is_refused_when_the_system_is_built(tmp_path: Path) -> None:
-    document = held("document", change='{ settings.jobsets.website.intervall = "5m"; }')
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(document))
-    with pytest.raises(config.ConfigError, match=r"jobsets\.website\.intervall"):
-        config.load(file)
-    assert "check /nix/store" in held("check")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("{ }", "is valid: 3 jobsets, 2 builders, 2 caches"),
+        (
+            '{ settings.jobsets.website.intervall = "5m"; }',
+            "jobsets.website.intervall: there is no such key",
+        ),
+    ],
+)
+def test_the_document_is_checked_when_the_system_is_built(
+    change: str, said: str, tmp_path: Path
+) -> None:
+    """The build's own script, with this checkout's program for the packaged one."""
+    document = tmp_path / "config.json"
+    document.write_text(json.dumps(held("document", change=change)))
+    script = re.sub(r"\S+-reconciler-unchecked\.json", str(document), held("check", change=change))
+    script = re.sub(r"\S+/bin/reconciler ", f"{sys.executable} -m reconciler ", script)
+    out = tmp_path / "out"
+    built = subprocess.run(
+        ["bash", "-euc", script],
+        env={**os.environ, "out": str(out)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert said in built.stdout + built.stderr
+    good = change == "{ }"
+    assert (built.returncode == 0) is good
+    assert out.exists() is good
+    assert ("below services.reconciler.settings" in built.stderr) is not good
 
 
 def test_a_cache_is_served_by_nginx() -> None:
