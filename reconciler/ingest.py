@@ -122,7 +122,7 @@ class Ingest:
         that cannot be read.
         """
         async with self._turn:
-            walk = await self._walk({job.drv_path for job in jobs}, in_graph)
+            walk = await self._walk([job.drv_path for job in jobs], in_graph)
             return self._store_rows(evaluation, jobs, failures, walk, now=now)
 
     async def revisit(self, paths: Collection[DrvPath], *, now: float) -> Ingested:
@@ -133,7 +133,7 @@ class Ingest:
 
     # --- Reading ---------------------------------------------------------------------------
 
-    async def _walk(self, roots: Collection[DrvPath], in_graph: Collection[DrvPath]) -> _Walk:
+    async def _walk(self, roots: Iterable[DrvPath], in_graph: Collection[DrvPath]) -> _Walk:
         walk = _Walk()
         queue = deque(_enter(((walk[path], ()) for path in roots), in_graph))
         asked: list[_Met] = []
