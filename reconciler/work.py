@@ -139,6 +139,15 @@ class Work:
         for each in derivations:
             self.builds[each] = self.builds[each]._replace(bumped=True)
 
+    def end_bump(self, derivation: int) -> bool:
+        """Note that a build has ended, and with it the hurry; whether there was any.
+
+        Takes effect with the next `want`.
+        """
+        build = self.builds[derivation]
+        self.builds[derivation] = build._replace(bumped=False)
+        return build.bumped
+
     def failed_again(self, derivation: int) -> None:
         """Count an infrastructure failure."""
         build = self.builds[derivation]

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.model import BuildState, DrvPath, Jobset, JobsetName, Limits
+from reconciler.model import (
+    Builder,
+    BuilderName,
+    BuildState,
+    DrvPath,
+    Jobset,
+    JobsetName,
+    Limits,
+)
+from reconciler.scheduler import Slots
 from reconciler.work import DEFAULT_SECONDS, LiveBuild, WantedJob, Work, package_name
 from tests.support import jobsets
 
@@ -169,6 +178,38 @@ def test_a_lift_takes_effect_with_the_next_wishes() -> None:
     assert made.builds[3].bumped
     made.want([job(A, 1), job(A, 2), job(A, 3), job(A, 9)], [jobset(A)])
     assert made.builds[1].bumped is False
+    assert first(made) == 3
+
+
+def test_a_lift_ends_with_the_build() -> None:
+    made = work(build(1), build(2))
+    jobs = [job(A, 1), job(A, 2)]
+    made.bump([2])
+    made.want(jobs, [jobset(A)])
+    assert first(made) == 2
+    made.graph.settle(2, BuildState.FAILED)
+    assert made.end_bump(2)
+    assert not made.end_bump(1)
+    made.want(jobs, [jobset(A)])
+    made.graph.reopen(2)
+    assert first(made) == 1
+
+
+def first(made: Work) -> int:
+    """What the only slot there is would be given to."""
+    builder = Builder(
+        name=BuilderName("local"),
+        uri=None,
+        systems=None,
+        max_jobs=1,
+        speed_factor=1,
+        supported_features=("kvm",),
+        mandatory_features=(),
+        drain=False,
+    )
+    slots = Slots(builder=builder, systems=frozenset({build(1).system}), free=1)
+    (chosen,) = made.scheduler.assignments([slots], now=0)
+    return chosen.derivation
 
 
 # --- Limits --------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ def set_build_states(
         for _, before, after in rows:
             check(before, after, cause)
         database.execute_many(
-            "UPDATE build SET state = ?, finished_at = ?, not_before = 0 WHERE derivation = ?",
+            # A person's hurry ends with the build, however that ends.
+            "UPDATE build SET state = ?1, finished_at = ?2, not_before = 0,"
+            " bumped_at = CASE WHEN ?2 IS NULL THEN bumped_at END WHERE derivation = ?3",
             ((after, None if after.live else now, derivation) for derivation, _, after in rows),
         )
         database.execute_many(

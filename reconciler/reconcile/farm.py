@@ -190,6 +190,8 @@ class Farm:
         is_job = bool(self.work.jobs(derivation))
         if derivation in self.work.graph:
             self.work.graph.settle(derivation, state)
+            if self.work.end_bump(derivation) and not state.good:
+                self.want()
         if state.good:
             self.work.leave([derivation])
             for cache in self.caches_of(jobsets):

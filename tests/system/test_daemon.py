@@ -276,6 +276,27 @@ def test_bump_goes_first(trial: Trial) -> None:
         "SELECT d.name FROM attempt a JOIN derivation d ON d.id = a.derivation ORDER BY a.id"
     )
     assert first == "j6"
+    # The hurry ends with what it was for.
+    assert trial.value("SELECT count(*) FROM build WHERE bumped_at IS NOT NULL") == 0
+
+
+def test_a_bump_ends_with_its_build_however_that_ends(trial: Trial) -> None:
+    jobs = '{ bad = job "bad" "exit 1"; on = job "on" "exec sleep 5454"; }'
+    trial.declare({"it": jobs}, builders={})
+    bumped = (
+        "SELECT d.name FROM build b JOIN derivation d ON d.id = b.derivation"
+        " WHERE bumped_at IS NOT NULL ORDER BY d.name"
+    )
+    with trial.running() as daemon:
+        daemon.eventually(lambda: trial.evaluations("it") == [DONE])
+        assert daemon.ask("bump", "it").startswith("2 builds")
+        assert trial.query(bumped) == [("bad",), ("on",)]
+        trial.declare({"it": jobs})
+        daemon.eventually(lambda: trial.builds() == {"bad": "failed", "on": "building"})
+        assert trial.query(bumped) == [("on",)]
+        daemon.ask("cancel", "it.on")
+        daemon.eventually(lambda: trial.builds() == {"bad": "failed", "on": "cancelled"})
+        assert trial.query(bumped) == []
 
 
 # --- Stopping and pruning ------------------------------------------------------------------------
