@@ -57,8 +57,6 @@ class Node:
     """The builder whose fault ended the last attempt: another one is asked if one fits."""
     unmet: int = field(default=0, init=False)
     """How many inputs are not yet good; kept by the graph."""
-    dependants: list[int] = field(default_factory=list, init=False)
-    """Who has it as an input; kept by the graph, which cleans it of stale entries late."""
 
     @property
     def ended(self) -> bool:
@@ -71,6 +69,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: dict[int, Node] = {}
+        self._above: dict[int, list[int]] = {}  # who has it as an input; empty: not known yet
         self._ready: set[int] = set()
         self._stale: set[int] = set()  # nodes whose list of dependants needs cleaning
         self._platforms: Counter[Platform] = Counter()
@@ -155,9 +154,9 @@ class Graph:
                 if dependant in self._nodes:
                     edges[dependant].append(lost)
         order = _sorted(edges)
-        self._nodes, self._platforms, self._stale = {}, Counter(), set()
+        self._nodes, self._above, self._platforms, self._stale = {}, {}, Counter(), set()
         for key, node in everything.items():
-            node.inputs, node.dependants = tuple(dict.fromkeys(edges[key])), []
+            node.inputs = tuple(dict.fromkeys(edges[key]))
         self._place([everything[key] for key in order])
         for node in self._nodes.values():
             self._update(node)
@@ -192,13 +191,11 @@ class Graph:
 
     def _place(self, nodes: Collection[Node]) -> None:
         """Put nodes behind those that are there; their inputs come first, each named once."""
-        known = self._nodes
         for node in nodes:
-            key = node.id
-            for needed in node.inputs:
-                known[needed].dependants.append(key)
             node.unmet = len(node.inputs)
-            known[key] = node
+            self._nodes[node.id] = node
+        if self._above:
+            self._turn(nodes)
         self._platforms.update(node.platform for node in nodes)
 
     # --- Changing --------------------------------------------------------------------------
@@ -279,7 +276,7 @@ class Graph:
         return True
 
     def _drop(self, node: Node) -> None:
-        del self._nodes[node.id]
+        del self._nodes[node.id], self._above[node.id]
         self._ready.discard(node.id)
         self._stale.update(i for i in node.inputs if i in self._nodes)
         self._stale.discard(node.id)
@@ -293,14 +290,25 @@ class Graph:
         What leaves before its inputs (found valid, withdrawn) stays in their lists, since
         searching those costs too much for an input that thousands have; they are cleaned here.
         """
+        if not self._above:
+            # Only now, when a first one ends: the first builds need not wait for it.
+            self._turn(self._nodes.values())
         if node.id in self._stale:
             self._stale.discard(node.id)
-            node.dependants = [
+            self._above[node.id] = [
                 key
-                for key in dict.fromkeys(node.dependants)
+                for key in dict.fromkeys(self._above[node.id])
                 if key in self._nodes and node.id in self._nodes[key].inputs
             ]
-        return node.dependants
+        return self._above[node.id]
+
+    def _turn(self, nodes: Collection[Node]) -> None:
+        """Note for each input of the nodes that they have it."""
+        above = self._above
+        for node in nodes:
+            above[node.id] = []
+            for needed in node.inputs:
+                above[needed].append(node.id)
 
     # --- Asking ----------------------------------------------------------------------------
 
@@ -331,10 +339,10 @@ class Graph:
 
     def wanted(self, roots: Mapping[int, int]) -> dict[int, int]:
         """Carry bits from roots down to all they need; roots that are not here are good."""
-        masks = dict.fromkeys(self._nodes, 0)
-        masks.update((key, mask) for key, mask in roots.items() if key in masks)
-        if not any(masks.values()):
+        given = {key: mask for key, mask in roots.items() if mask and key in self._nodes}
+        if not given:
             return {}
+        masks = dict.fromkeys(self._nodes, 0) | given
         for node in reversed(self._nodes.values()):
             mask = masks[node.id]
             if mask:

@@ -18,41 +18,56 @@ class Prospects:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._lost: set[int] = set()
+        self._wanted: set[int] = set()
+        self._useful: set[int] = set()
         self._supports: dict[int, int] = {}
-        """Of each node that is of use: by how many it is needed that are, itself if wanted."""
+        """Of each node that is of use: by how many it is needed that are, itself if wanted. Empty:
+        not counted yet."""
 
     def __contains__(self, node: object) -> bool:
-        return node in self._supports
+        return node in self._useful
 
     def survey(self, wanted: Iterable[int], hopeless: Collection[Platform]) -> None:
         """Look at everything anew; `hopeless` are the platforms that no builder has."""
-        lost: set[int] = set()
-        for node in self._graph.nodes:  # inputs first
-            if node.ended or node.platform in hopeless or not lost.isdisjoint(node.inputs):
-                lost.add(node.id)
-        supports = {key: 1 for key in wanted if key in self._graph and key not in lost}
-        known = supports.get
-        for node in reversed([*self._graph.nodes]):
-            if node.id in supports:
-                for needed in node.inputs:
-                    if needed in self._graph:
-                        supports[needed] = known(needed, 0) + 1
-        self._lost, self._supports = lost, supports
+        nodes = self._graph.nodes
+        lost = {node.id for node in nodes if node.ended}
+        if hopeless:
+            lost.update(node.id for node in nodes if node.platform in hopeless)
+        if lost:
+            for node in nodes:  # inputs first
+                if not lost.isdisjoint(node.inputs):
+                    lost.add(node.id)
+        self._wanted = {key for key in wanted if key in self._graph and key not in lost}
+        useful = set(self._wanted)
+        for node in reversed([*nodes]):
+            if node.id in useful:
+                useful.update(node.inputs)
+        self._lost, self._useful, self._supports = lost, useful, {}
 
     def lose(self, node: int) -> None:
         """Note that one ended badly: nothing above it can succeed."""
+        if self._useful and not self._supports:
+            self._count()
         useless = []
         above = [node]
         while above:
             key = above.pop()
             if key not in self._lost:
                 self._lost.add(key)
-                useless += [key] if self._supports.pop(key, 0) else []
+                useless += [key] if key in self._useful else []
+                self._useful.discard(key)
                 above += self._graph.dependants(key)
         while useless:
             for needed in self._graph.waiting_on(useless.pop()):
-                left = self._supports.get(needed, 0) - 1
-                if left > 0:
-                    self._supports[needed] = left
-                elif self._supports.pop(needed, 0):
+                self._supports[needed] -= 1
+                if not self._supports[needed] and needed in self._useful:
+                    self._useful.discard(needed)
                     useless.append(needed)
+
+    def _count(self) -> None:
+        """Count who needs each: only when a first one is lost, which most surveys do not see."""
+        self._supports = dict.fromkeys(self._wanted, 1)
+        for node in self._graph.nodes:
+            if node.id in self._useful:
+                for needed in self._graph.waiting_on(node.id):
+                    self._supports[needed] = self._supports.get(needed, 0) + 1

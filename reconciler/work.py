@@ -93,16 +93,20 @@ class Work:
         batch = {build.id: build for build in builds if build.id not in self.graph}
         nodes = [
             Node(
-                id=build.id,
-                platform=self._platform(build.system, build.features, build.unsupported),
-                inputs=build.inputs,
-                state=build.state,
-                weight=self.expected_seconds(build.name, build.system),
-                prefer_local=build.prefer_local,
-                not_before=build.not_before,
+                id=key,
+                platform=self._platform(system, features, unsupported),
+                inputs=inputs,
+                state=state,
+                weight=self.expected_seconds(name, system),
+                prefer_local=prefer_local,
+                not_before=not_before,
             )
-            for build in batch.values()
-        ]
+            # Taken apart at once: a tuple's members are faster to get by place than by name.
+            for (
+                key, _, name, system, features, prefer_local, unsupported, state, not_before, _, _,
+                inputs,
+            ) in batch.values()
+        ]  # fmt: skip
         if any((needed_by or {}).values()):
             self.graph.restore(nodes, needed_by or {})
         else:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from reconciler.database.evaluated import INTERRUPTED
-from reconciler.database.file import Database, Row
+from reconciler.database.file import Database
 from reconciler.model import (
     BuildState,
     CacheName,
@@ -113,7 +113,7 @@ def live_builds(database: Database, only: Collection[int] | None = None) -> list
         where += " AND b.derivation IN (SELECT value FROM json_each(?))"
         parameters.append(json.dumps(list(only)))
     # Of an id that many have as an input there is one object, and others have none.
-    live = {row[0]: row[0] for row in _live(database, only)}.get
+    live = {each: each for each in _live(database, only)}.get
     found: list[LiveBuild] = []
     for rows in database.chunks(
         # One row for each build: rows for the edges, eight times as many, take most of the time.
@@ -164,15 +164,21 @@ def live_builds(database: Database, only: Collection[int] | None = None) -> list
 _BUILD_STATES = {state.value: state for state in BuildState}
 
 
-def _live(database: Database, only: Collection[int] | None) -> list[Row]:
+def _live(database: Database, only: Collection[int] | None) -> list[int]:
     """The builds whose outputs do not exist: all, or those that builds asked for have as inputs."""
     if only is None:
-        return database.query(f"SELECT derivation FROM build WHERE {_NOT_GOOD}")
-    return database.query(
-        "SELECT i.input FROM json_each(?) a CROSS JOIN input i ON i.derivation = a.value"
-        f" CROSS JOIN build b ON b.derivation = i.input AND b.{_NOT_GOOD}",
-        (json.dumps(list(only)),),
-    )
+        # One text instead of one row each.
+        row = database.one(f"SELECT json_group_array(derivation) FROM build WHERE {_NOT_GOOD}")
+    else:
+        row = database.one(
+            "SELECT json_group_array(i.input) FROM json_each(?) a"
+            " CROSS JOIN input i ON i.derivation = a.value"
+            f" CROSS JOIN build b ON b.derivation = i.input AND b.{_NOT_GOOD}",
+            (json.dumps(list(only)),),
+        )
+    assert row is not None
+    found: list[int] = json.loads(row[0])
+    return found
 
 
 def needed_outputs(database: Database) -> dict[DrvPath, set[StorePath]]:
