@@ -14,7 +14,7 @@ from reconciler.cli.status_text import mark
 from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table, wrapped
 from reconciler.database import report, running
 from reconciler.database.report import CacheContents
-from reconciler.database.running import RunningBuild
+from reconciler.database.running import LiveAttempt
 from reconciler.quantities import format_size
 from reconciler.status import BuilderStatus, CacheStatus, judge_builder, judge_cache
 
@@ -34,7 +34,7 @@ def builders(*, as_json: bool) -> None:
             judge_builder(each)
             for each in report.builders(database, current, report.all_conditions(database))
         ]
-        builds = running.running_builds(database)
+        builds = running.live_attempts(database)
     if as_json:
         print_json({"builders": [_builder_json(each, builds) for each in found]})
     elif not found:
@@ -44,7 +44,7 @@ def builders(*, as_json: bool) -> None:
             click.echo(line)
 
 
-def _builder_json(each: BuilderStatus, builds: list[RunningBuild]) -> Json:
+def _builder_json(each: BuilderStatus, builds: list[LiveAttempt]) -> Json:
     return {
         **flat(each),
         "builds": [plain(build) for build in builds if build.builder == each.facts.name],
@@ -52,7 +52,7 @@ def _builder_json(each: BuilderStatus, builds: list[RunningBuild]) -> Json:
 
 
 def _builder_lines(
-    found: list[BuilderStatus], builds: list[RunningBuild], *, now: float
+    found: list[BuilderStatus], builds: list[LiveAttempt], *, now: float
 ) -> Iterator[str]:
     width = columns()
     rows = [

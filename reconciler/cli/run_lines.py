@@ -89,7 +89,7 @@ class News:
     def _new_attempts(self, database: Database) -> list[EndedAttempt]:
         ended = running.ended_attempts(database, after=self._attempt, among=self._live)
         self._attempt = max(self._attempt, running.last_attempt(database))
-        self._live = {each.attempt for each in running.running_builds(database)}
+        self._live = {each.attempt for each in running.live_attempts(database)}
         return ended
 
     def _attempt_lines(self, database: Database, ended: EndedAttempt) -> Iterator[Line]:

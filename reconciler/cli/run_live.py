@@ -21,7 +21,7 @@ from reconciler.cli.run_lines import News
 from reconciler.cli.text import BAD, BUSY, DIM, cut, lasting
 from reconciler.database import observe, running
 from reconciler.database.file import Database
-from reconciler.database.running import RunningBuild
+from reconciler.database.running import LiveAttempt
 from reconciler.work import package_name
 
 BUILDS_SHOWN = 12
@@ -42,7 +42,7 @@ class Left:
 class Picture:
     """What was read at one time."""
 
-    builds: tuple[RunningBuild, ...] = ()
+    builds: tuple[LiveAttempt, ...] = ()
     evaluating: tuple[tuple[str, float], ...] = ()
     left: Left = field(default_factory=Left)
     at: float = 0.0
@@ -123,7 +123,7 @@ def read_picture(
     )
     assert queued is not None
     return Picture(
-        builds=tuple(running.running_builds(database)),
+        builds=tuple(running.live_attempts(database)),
         evaluating=tuple(
             (row[0], row[1])
             for row in database.query(
@@ -153,7 +153,7 @@ def estimate(database: Database) -> Left:
             seconds += took * number
     if not builds or unknown * 2 > builds:
         return Left(builds=builds)
-    slots = max(len(running.running_builds(database)), 1)
+    slots = max(len(running.live_attempts(database)), 1)
     mean = seconds / (builds - unknown)
     return Left(builds=builds, seconds=(seconds + mean * unknown) / slots)
 

@@ -12,8 +12,8 @@ from reconciler.model import BuildState, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunningBuild:
-    """A live attempt."""
+class LiveAttempt:
+    """An attempt that is being made."""
 
     attempt: int
     name: str
@@ -39,10 +39,10 @@ class EndedAttempt:
     not_before: float
 
 
-def running_builds(database: Database) -> list[RunningBuild]:
+def live_attempts(database: Database) -> list[LiveAttempt]:
     """The live attempts, oldest first."""
     return [
-        RunningBuild(
+        LiveAttempt(
             attempt=row["id"],
             name=row["name"],
             path=row["path"],
