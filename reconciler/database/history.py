@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.database.evaluated import forget_evaluations
 from reconciler.database.file import Database
-from reconciler.database.retention import sweep
+from reconciler.database.retention import UNNEEDED, needed, sweep
 
 _OLD_JOBSETS = "SELECT id FROM jobset WHERE removed_at < :oldest"
 _OLD_EVALUATIONS = (
@@ -32,25 +32,20 @@ class Waste:
 
 def waste(database: Database, *, oldest: float) -> Waste:
     """Count what `forget` would forget."""
-    needed = (
-        "WITH RECURSIVE needed(id) AS (SELECT derivation FROM job WHERE derivation IS NOT NULL"
-        f" AND evaluation NOT IN ({_OLD_EVALUATIONS})"
-        " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
-    )
+    kept = needed(jobs=f"evaluation NOT IN ({_OLD_EVALUATIONS})")
 
     def count(sql: str) -> int:
         row = database.connection.execute(sql, {"oldest": oldest}).fetchone()
         return int(row[0])
 
-    unneeded = "b.state <> 'building' AND b.derivation NOT IN (SELECT id FROM needed)"
     return Waste(
         jobsets=count(f"SELECT count(*) FROM ({_OLD_JOBSETS})"),
         caches=count("SELECT count(*) FROM cache WHERE removed_at < :oldest"),
         evaluations=count(f"SELECT count(*) FROM ({_OLD_EVALUATIONS})"),
-        builds=count(f"{needed} SELECT count(*) FROM build b WHERE {unneeded}"),
+        builds=count(f"{kept} SELECT count(*) FROM build b WHERE {UNNEEDED}"),
         attempts=count(
-            f"{needed} SELECT count(*) FROM build b JOIN attempt a ON a.derivation = b.derivation"
-            f" WHERE {unneeded}"
+            f"{kept} SELECT count(*) FROM build b JOIN attempt a ON a.derivation = b.derivation"
+            f" WHERE {UNNEEDED}"
         ),
         events=count("SELECT count(*) FROM event WHERE at < :oldest"),
         requests=count("SELECT count(*) FROM request WHERE handled_at < :oldest"),

@@ -6,24 +6,30 @@ import json
 
 from reconciler.database.file import Database
 
-_NEEDED = (
-    "WITH RECURSIVE needed(id) AS (SELECT derivation FROM job WHERE derivation IS NOT NULL"
-    " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
-)
+UNNEEDED = "b.state <> 'building' AND b.derivation NOT IN (SELECT id FROM needed)"
+"""Of a build `b`, beside `needed`. Those being built stay."""
+
+
+def needed(*, jobs: str) -> str:
+    """A query's first part, `needed`: all that the jobs need for which a condition holds."""
+    return (
+        "WITH RECURSIVE needed(id) AS (SELECT derivation FROM job"
+        f" WHERE derivation IS NOT NULL AND {jobs}"
+        " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
+    )
 
 
 def sweep(database: Database) -> list[int]:
     """Drop derivations that no evaluation needs, with their builds; the attempts dropped.
 
-    Those being built stay. What past builds took is kept: it tells what the next will take.
+    What past builds took is kept: it tells what the next will take.
     """
     with database.transaction():
         orphans = json.dumps(
             [
                 row[0]
                 for row in database.query(
-                    f"{_NEEDED} SELECT b.derivation FROM build b"
-                    " WHERE b.state <> 'building' AND b.derivation NOT IN (SELECT id FROM needed)"
+                    f"{needed(jobs='TRUE')} SELECT b.derivation FROM build b WHERE {UNNEEDED}"
                 )
             ]
         )
