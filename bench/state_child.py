@@ -83,7 +83,7 @@ async def ingest(state_dir: Path, roots: Path, *, decide: bool = False) -> float
     batch = await ingest.add(number, jobs, (), in_graph=farm.work.ids.keys(), now=NOW)
     if decide:
         collect.collect(farm, Discovered(jobset=JOBSET, evaluation=number, batch=batch), now=NOW)
-        farm.work.scheduler.assignments(farm.slots(), now=NOW)
+        farm.work.scheduler.assignments(farm.slots(now=NOW), now=NOW)
     seconds = time.perf_counter() - began
     evaluated.end_evaluation(farm.database, number, error=None, now=NOW)
     await farm.executor.stop()
@@ -106,7 +106,7 @@ def show(roots: Path) -> float:
 def _load(farm: Farm) -> None:
     farm.work.join(observe.live_builds(farm.database))
     farm.adopt(farm.desired, now=NOW)
-    farm.work.scheduler.assignments(farm.slots(), now=NOW)
+    farm.work.scheduler.assignments(farm.slots(now=NOW), now=NOW)
 
 
 def load(state_dir: Path) -> float:

@@ -38,8 +38,8 @@ DOCUMENT_CHECK = 30.0
 CONFIG_KEY = ""
 """The watch key of the document; a jobset's source has the jobset's name, never empty."""
 WAKE_SOCKET = "wake"
-ONCE_PUSH_FAILURES = 3
-"""`run --once` gives a path up after so many failures; the daemon never does."""
+ONCE_FAILURES = 3
+"""`run --once` gives a path or a builder up after so many failures; the daemon never does."""
 
 
 def run(
@@ -164,7 +164,7 @@ class _Loop:
                 if tick.plan.actions:
                     continue  # what they changed at once may call for more
                 if self._once and not reconcile.can_go_on(
-                    farm, tick, now=now, push_failures=ONCE_PUSH_FAILURES
+                    farm, tick, now=now, failures=ONCE_FAILURES
                 ):
                     return True
                 await farm.executor.rest()

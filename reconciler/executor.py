@@ -18,14 +18,14 @@ from typing import Any
 from reconciler import fetching, source
 from reconciler.build import attempt
 from reconciler.build import log as build_log
-from reconciler.build.place import Here
+from reconciler.build.pool import Pool
 from reconciler.database.evaluated import INTERRUPTED
-from reconciler.errors import NixError, ReconcilerError
+from reconciler.errors import NixError, ReconcilerError, UsageError
 from reconciler.fetching import Wanted
 from reconciler.ingest import Ingest, Ingested
 from reconciler.model import (
     AttemptResult,
-    BuilderName,
+    Builder,
     Cache,
     DrvPath,
     EvaluatedJob,
@@ -38,8 +38,6 @@ from reconciler.model import (
     Outcome as AttemptOutcome,
 )
 from reconciler.nix import evaluation
-from reconciler.nix.connection import Connection
-from reconciler.nix.protocol import ClientOptions
 from reconciler.outcomes import (
     Built,
     Closed,
@@ -51,7 +49,7 @@ from reconciler.outcomes import (
     Polled,
 )
 from reconciler.source import LockedSource
-from reconciler.store import OPEN_TIMEOUT, Store
+from reconciler.store import Store
 
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
@@ -61,12 +59,6 @@ HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
 
 MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
-
-LOCAL_OPTIONS = ClientOptions(
-    # Without it each connection starts `nix __build-remote` before its first build, which has
-    # nothing to offer: where a build runs is decided here.
-    settings={"build-hook": ""},
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +77,11 @@ class Places:
     def roots(self) -> Path:
         """GC roots."""
         return self.state_dir / "gcroots"
+
+    @property
+    def host_keys(self) -> Path:
+        """The pinned host keys of builders, as ssh reads them."""
+        return self.state_dir / "ssh"
 
 
 async def resolve(jobset: Jobset, environment: Mapping[str, str]) -> Polled:
@@ -116,7 +113,7 @@ class Executor:
         self._evaluators = asyncio.Semaphore(MAX_EVALUATIONS)
         self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
-        self._idle: list[Connection] = []
+        self._pool = Pool(store.endpoint, places.host_keys, places.environment)
         self._crash: BaseException | None = None
 
     @property
@@ -274,7 +271,7 @@ class Executor:
 
     # --- Builds ----------------------------------------------------------------------------
 
-    def build(self, order: attempt.Order, builder: BuilderName) -> None:
+    def build(self, order: attempt.Order, builder: Builder) -> None:
         """Make an attempt."""
         self._attempts[order.attempt] = self._start(self._build(order, builder))
 
@@ -284,9 +281,8 @@ class Executor:
         if task is not None:
             task.cancel()
 
-    async def _build(self, order: attempt.Order, builder: BuilderName) -> None:
+    async def _build(self, order: attempt.Order, builder: Builder) -> None:
         began = time.time()
-        connection: Connection | None = None
         result = AttemptResult(
             outcome=AttemptOutcome.CANCELLED,
             message="stopped: nothing needs it",
@@ -294,37 +290,21 @@ class Executor:
             finished_at=began,
         )
         try:
-            connection = await self._connect()
-            result = await attempt.run(order, Here(connection), self._places.logs)
+            async with self._pool.place(builder) as place:
+                result = await attempt.run(order, place, self._places.logs)
             await self._store.protect(fact.path for fact in result.outputs.values())
-        except NixError as error:
-            result = AttemptResult(
-                outcome=AttemptOutcome.INFRASTRUCTURE,
-                message=str(error),
-                started_at=began,
-                finished_at=time.time(),
-            )
+        except (NixError, UsageError) as error:
+            result = attempt.unreachable(error, started_at=began)
         finally:
             self._attempts.pop(order.attempt, None)
-            if connection is not None and connection.alive:
-                self._idle.append(connection)
             self._report(
                 Built(
                     attempt=order.attempt,
                     derivation=order.derivation,
-                    builder=builder,
+                    builder=builder.name,
                     result=result,
                 )
             )
-
-    async def _connect(self) -> Connection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.alive:
-                return connection
-        return await Connection.open(
-            self._store.endpoint, options=LOCAL_OPTIONS, patience=OPEN_TIMEOUT
-        )
 
     # --- Roots and pushes ------------------------------------------------------------------
 
@@ -401,9 +381,7 @@ class Executor:
 
     async def rest(self) -> None:
         """Nothing is to be done: end idle connections, and with them their daemons."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.close()
+        await self._pool.rest()
 
     async def stop(self) -> None:
         """Stop everything; what runs ends as interrupted at the next start."""

@@ -110,7 +110,7 @@ class Builder:
     name: BuilderName
     uri: str | None
     systems: tuple[str, ...] | None
-    """Systems it builds for; None: what its Nix says of itself. Empty means none."""
+    """Systems it builds for; None: those of this machine. Empty means none."""
     max_jobs: int
     speed_factor: float
     supported_features: tuple[str, ...]
@@ -348,6 +348,8 @@ class AttemptResult:
     """The outputs came from a substituter; nothing was built."""
     found: bool = False
     """The outputs were there already, left by an attempt that was cut off, say."""
+    builder_failed: bool = False
+    """The builder is to blame for the failure: it would fail anything else just as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

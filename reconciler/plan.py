@@ -284,6 +284,7 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
     scheduled = observed.scheduler.next_wake(now)
     if scheduled is not None:
         wakes.append(scheduled)
+    wakes.extend(each.until for each in observed.slots if each.until is not None)
     return Plan(
         actions=tuple(actions),
         conditions=_conditions(desired, observed),
@@ -409,9 +410,6 @@ def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str,
         for key, message in observed.faults.items()
         if _declared(desired, kind=key[0], name=key[1])
     }
-    for slots in observed.slots:
-        if slots.unavailable is not None:
-            conditions["builder", slots.builder.name, "unavailable"] = slots.unavailable
     for away in observed.away:
         if away.error is not None:
             for name in away.jobsets:

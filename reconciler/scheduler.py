@@ -47,6 +47,8 @@ class Slots:
     unavailable: str | None = None
     """Why it takes nothing now (quarantined, unreachable); None: it does. Draining is declared,
     and needs no reason here."""
+    until: float | None = None
+    """When an unavailable one is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)

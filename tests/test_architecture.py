@@ -39,7 +39,7 @@ PURE: list[set[str]] = [
     {"work"},
     {"scheduler"},
     {"prospects"},
-    {"graph", "transitions"},
+    {"graph", "quarantine", "transitions"},
     {"model"},
     {"problems", "quantities"},
     {"errors"},

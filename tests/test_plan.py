@@ -364,11 +364,9 @@ def test_faults_are_shown_of_what_is_declared() -> None:
     }
 
 
-def test_a_builder_that_takes_nothing_says_why() -> None:
-    away = observed(slots=(slots(unavailable="unreachable"),))
-    assert plan(desired(), away, now=NOW).conditions == {
-        ("builder", "local", "unavailable"): "unreachable"
-    }
+def test_a_builder_that_is_left_alone_is_looked_at_again() -> None:
+    away = replace(slots(unavailable="quarantined"), until=NOW + 7)
+    assert plan(desired(), observed(slots=(away,)), now=NOW).wake_at == NOW + 7
 
 
 def test_an_interrupted_evaluation_is_no_fault() -> None:

@@ -169,6 +169,18 @@ async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
         log_bytes=log_bytes,
         substituted=outcome is Outcome.SUCCEEDED and status is BuildStatus.SUBSTITUTED,
         found=outcome is Outcome.SUCCEEDED and status in _FOUND,
+        builder_failed=failure is not None and failure.of_builder,
+    )
+
+
+def unreachable(error: Exception, *, started_at: float) -> AttemptResult:
+    """An attempt that came to nothing because its place could not be reached."""
+    return AttemptResult(
+        outcome=Failure.UNREACHABLE.outcome,
+        message=str(error)[:MESSAGE_BYTES],
+        started_at=started_at,
+        finished_at=time.time(),
+        builder_failed=True,
     )
 
 

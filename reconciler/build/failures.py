@@ -47,6 +47,11 @@ class Failure(StrEnum):
         """What an attempt that failed so came to."""
         return _OUTCOMES.get(self, Outcome.INFRASTRUCTURE)
 
+    @property
+    def of_builder(self) -> bool:
+        """Whether the builder is to blame: it would fail anything else just as well."""
+        return self in (Failure.NO_SPACE, Failure.NO_MEMORY, Failure.UNREACHABLE, Failure.MACHINE)
+
 
 _OUTCOMES: Mapping[Failure, Outcome] = {
     Failure.BUILD: Outcome.FAILED,

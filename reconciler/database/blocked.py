@@ -255,7 +255,9 @@ def slots_of(
     }
     wrong: dict[BuilderName, str] = {
         row[0]: row[1]
-        for row in database.query("SELECT name, message FROM condition WHERE kind = 'builder'")
+        for row in database.query(
+            "SELECT name, message FROM condition WHERE kind = 'builder' AND reason = 'quarantined'"
+        )
     }
     return tuple(
         Slots(

@@ -116,24 +116,25 @@ def tick(farm: Farm, *, now: float) -> Tick:
     return Tick(plan=decided, observed=observed)
 
 
-def can_go_on(farm: Farm, tick: Tick, *, now: float, push_failures: int) -> bool:
+def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int) -> bool:
     """Whether waiting could bring something, although nothing is to be done just now.
 
-    A build that backs off has attempts left, or a path that failed was tried less than
-    `push_failures` times.
+    A build that backs off has attempts left, a builder in quarantine or a path that failed was
+    tried less than `failures` times.
     """
     graph = farm.work.graph
+    awaited = any(each.until > now and each.failures <= failures for each in farm.troubles.values())
     for derivation in graph.ready:
         if (
-            graph[derivation].not_before > now
+            (awaited or graph[derivation].not_before > now)
             and not farm.exhausted(derivation)
             and farm.work.scheduler.useful(derivation)
         ):
             return True
-    if any(0 < each.failures < push_failures for each in tick.observed.away):
+    if any(0 < each.failures < failures for each in tick.observed.away):
         return True
     return any(
-        cache.next_due_at is not None and cache.failures < push_failures
+        cache.next_due_at is not None and cache.failures < failures
         for cache in tick.observed.caches.values()
     )
 
@@ -149,7 +150,7 @@ def look(farm: Farm, *, now: float) -> Observed:
             },
             caches={name: _cache(farm, name, now=now) for name in farm.desired.caches},
             running=tuple(farm.running.values()),
-            slots=farm.slots(),
+            slots=farm.slots(now=now),
             scheduler=farm.work.scheduler,
             away=_away(farm),
             fetching=farm.fetching,

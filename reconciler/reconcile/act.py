@@ -103,7 +103,7 @@ def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
             path=farm.work.builds[action.derivation].path,
             limits=lambda: farm.work.limits(action.derivation, farm.desired.jobsets),
         ),
-        action.builder,
+        farm.desired.builders[action.builder],
     )
 
 

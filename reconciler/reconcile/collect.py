@@ -103,6 +103,12 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         name = package_name(build.name)
         built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
         farm.work.learn(build.name, build.system, seconds)
+    if result.builder_failed:
+        farm.builder_failed(
+            outcome.builder, started_at=result.started_at, error=result.message, now=now
+        )
+    elif result.outcome.final:
+        farm.builder_works(outcome.builder)
     if result.outcome is Outcome.INFRASTRUCTURE:
         farm.work.failed_again(derivation)
         farm.work.graph.requeue(derivation, not_before=not_before, avoid=outcome.builder)

@@ -7,13 +7,16 @@ here. Decides nothing, starts nothing.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from reconciler import quarantine
 from reconciler.database import Database, built, declared, observe
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
 from reconciler.model import (
+    Builder,
     BuilderName,
     BuildState,
     Cache,
@@ -25,6 +28,7 @@ from reconciler.model import (
 )
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.plan import RunningBuild
+from reconciler.quarantine import Trouble
 from reconciler.scheduler import Slots
 from reconciler.source import LockedSource
 from reconciler.store import Store
@@ -90,6 +94,8 @@ class Farm:
     """Running builds that a person asked to stop."""
     sweep_due: bool = False
     """Evaluations were forgotten since builds were last swept."""
+    troubles: dict[BuilderName, Trouble] = field(default_factory=dict)
+    """Of builders that failed since they last built something."""
     faults: dict[FaultKey, str] = field(default_factory=dict)
 
     def progress_of(self, jobset: JobsetName) -> Progress:
@@ -111,6 +117,9 @@ class Farm:
             before = self.desired.jobsets.get(name)
             if before is not None and before.source != jobset.source:
                 self.trigger(name, cause="another source is declared", force=False)
+        for builder in [*self.troubles]:
+            if desired.builders.get(builder) != self.desired.builders.get(builder):
+                self.builder_works(builder)  # perhaps: it is to be found out
         self.desired = desired
         in_force = observe.document_in_force(self.database)
         if in_force is None or in_force[0] != desired.digest:
@@ -131,20 +140,40 @@ class Farm:
         """Read again which jobs are in force."""
         self.work.want(observe.wanted_jobs(self.database), self.active_jobsets())
 
-    def slots(self) -> tuple[Slots, ...]:
-        """The builders as they are now. Builders on other machines are not served yet."""
-        taken: dict[BuilderName, int] = {}
-        for each in self.running.values():
-            taken[each.builder] = taken.get(each.builder, 0) + 1
+    def slots(self, *, now: float) -> tuple[Slots, ...]:
+        """The builders as they are now."""
+        taken = Counter(each.builder for each in self.running.values())
         return tuple(
-            Slots(
-                builder=builder,
-                systems=self.systems if builder.systems is None else frozenset(builder.systems),
-                free=max(0, builder.max_jobs - taken.get(builder.name, 0)),
-                unavailable=None if builder.uri is None else REMOTE_UNSUPPORTED,
-            )
+            self._slots(builder, taken[builder.name], now=now)
             for builder in self.desired.builders.values()
         )
+
+    def _slots(self, builder: Builder, taken: int, *, now: float) -> Slots:
+        trouble = self.troubles.get(builder.name)
+        away = trouble is not None and trouble.quarantined and now < trouble.until
+        return Slots(
+            builder=builder,
+            systems=self.systems if builder.systems is None else frozenset(builder.systems),
+            free=quarantine.free(trouble, slots=builder.max_jobs, taken=taken, now=now),
+            unavailable=trouble.message if trouble is not None and away else None,
+            until=trouble.until if trouble is not None and away else None,
+        )
+
+    def builder_failed(
+        self, builder: BuilderName, *, started_at: float, error: str, now: float
+    ) -> None:
+        """Note that an attempt came to nothing for reasons of its builder."""
+        trouble = quarantine.failed(
+            self.troubles.get(builder), started_at=started_at, now=now, error=error
+        )
+        self.troubles[builder] = trouble
+        if trouble.quarantined:
+            self.fault("builder", builder, "quarantined", trouble.message)
+
+    def builder_works(self, builder: BuilderName) -> None:
+        """Note that a builder brought an attempt to an end."""
+        if self.troubles.pop(builder, None) is not None:
+            self.fault("builder", builder, "quarantined", None)
 
     # --- Builds ----------------------------------------------------------------------------
 
@@ -298,5 +327,3 @@ def open_farm(
 
 DEFAULT_BACKOFF = 30.0
 """Seconds, for a build whose jobsets are all gone."""
-
-REMOTE_UNSUPPORTED = "builders on other machines are not served by this version"

@@ -40,6 +40,10 @@ UsePAM no
 """
 
 
+DEADLINE = 120.0
+"""Seconds."""
+
+
 def _sshd() -> str:
     """The server's full path, which it needs to start itself anew."""
     found = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -209,11 +213,16 @@ class TestBuilder:
     def close(self) -> None:
         """End it, wait for what still tidies up there, and remove its store."""
         self.sshd.close()
+        self.settle()
+        self.store.destroy()
+
+    def settle(self) -> None:
+        """Wait until nothing runs there; AssertionError if something does for too long."""
         while busy := self._processes():
             for process in busy:
-                select.select((process,), (), ())
+                ended, _, _ = select.select((process,), (), (), DEADLINE)
                 os.close(process)
-        self.store.destroy()
+                assert ended, "something still runs on the builder"
 
     def _processes(self) -> list[int]:
         """Handles of the processes that were started with this builder's environment."""

@@ -1,0 +1,64 @@
+"""Builders that keep failing: left alone for growing times, then tried by one build. Pure.
+
+A failure here is the builder's own (it cannot be reached, its disk is full), never one of what it
+builds. One alone means little, and costs it nothing; those in a row do. Whatever it then builds to
+an end, good or bad, restores it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_PAUSE = 30.0
+"""Seconds after the second failure in a row; doubled with each further one."""
+LONGEST_PAUSE = 900.0
+"""Seconds: what was mended is not left unused for longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What a builder went through since it last built something."""
+
+    failures: int
+    """In a row."""
+    failed_at: float
+    """The last of them."""
+    until: float
+    """When it is tried again."""
+    error: str
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it counts as broken: it is tried by one build at a time."""
+        return self.failures > 1
+
+    @property
+    def message(self) -> str:
+        """For people. It changes with a failure only, not with time."""
+        minutes, seconds = divmod(int(self.until) % 86_400, 60)
+        until = f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02} UTC"
+        return (
+            f"quarantined until {until} after {self.failures} failures in a row,"
+            f" then tried by one build; the last was: {self.error}"
+        )
+
+
+def failed(before: Trouble | None, *, started_at: float, now: float, error: str) -> Trouble:
+    """What is so after a failure of an attempt that was started at a time.
+
+    Attempts that were under way when another failed are of the same incident, and count once.
+    """
+    if before is not None and started_at <= before.failed_at:
+        return before
+    failures = 1 if before is None else before.failures + 1
+    pause = FIRST_PAUSE * 2.0 ** min(failures - 2, 16) if failures > 1 else 0.0
+    return Trouble(
+        failures=failures, failed_at=now, until=now + min(pause, LONGEST_PAUSE), error=error
+    )
+
+
+def free(trouble: Trouble | None, *, slots: int, taken: int, now: float) -> int:
+    """How many more builds a builder is given, of `slots` of which some are `taken`."""
+    if trouble is None or not trouble.quarantined:
+        return max(0, slots - taken)
+    return 1 if now >= trouble.until and slots and not taken else 0
