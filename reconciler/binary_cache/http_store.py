@@ -40,7 +40,8 @@ from reconciler.binary_cache.remote import (
 
 _DONE = {200, 201, 204}
 _ABSENT = {404, 410}
-_NO_FOLDER = {404, 409}
+_NO_MOVE = {405, 501}
+_NOTHING_ABOVE = {404, 409}
 _THERE_ALREADY = {405, 301}
 """What MKCOL is answered with for a folder that there is."""
 
@@ -54,8 +55,10 @@ class HttpStore:
         self._remote = remote
         self._once = secrets.token_hex(4)
         self._numbers = itertools.count()
-        self._probe = threading.Lock()
-        self._moves: bool | None = None
+        self._lock = threading.Lock()
+        self._dav: bool | None = None
+        self._moves = True
+        self._folders: set[str] = set()
 
     @classmethod
     async def open(
@@ -156,36 +159,67 @@ class HttpStore:
 
     def _place(self, name: str, content: bytes | Path) -> None:
         """One attempt; another one does everything again, so a lost answer does no harm."""
-        if not self._knows_move():
-            self._upload(name, content, {})
-            return
+        dav = self._speaks_dav()
+        if dav:
+            self._have_folder(name.rpartition("/")[0])
+        if dav and self._moves:
+            self._place_by_move(name, content)
+        else:
+            self._upload(name, content)
+
+    def _place_by_move(self, name: str, content: bytes | Path) -> None:
         beside = f"{name}.{self._once}-{next(self._numbers)}"
         try:
-            self._upload(beside, content, {})
-            self._demand("MOVE", beside, {"Destination": self._address.of(name), "Overwrite": "T"})
+            self._upload(beside, content)
+            self._move(beside, name)
+        except _NoMoveError:  # nginx, where a module says DAV of it and MOVE is not allowed
+            self._moves = False
+            self._write("DELETE", self._address.of(beside))
+            self._upload(name, content)
         except BaseException:
             with contextlib.suppress(Exception):  # at the best it is out of the way
                 self._write("DELETE", self._address.of(beside))
             raise
 
-    def _knows_move(self) -> bool:
-        """Whether the server says that it moves files, asked once."""
-        with self._probe:
-            if self._moves is None:
+    def _speaks_dav(self) -> bool:
+        """Whether the server says that it speaks WebDAV, asked once."""
+        with self._lock:
+            if self._dav is None:
                 answer = self._write("OPTIONS", f"{self._address.url}/")
-                if answer.status >= 500 and answer.status != 501:
-                    raise refused(answer, self._address, "OPTIONS")
-                self._moves = "MOVE" in answer.headers.get("allow", "").upper()
-            return self._moves
+                meaning = refused(answer, self._address, "OPTIONS")
+                if isinstance(meaning, TransientError):
+                    raise meaning
+                self._dav = "dav" in answer.headers
+            return self._dav
 
-    def _upload(self, name: str, content: bytes | Path, headers: Mapping[str, str]) -> None:
-        kind = {"Content-Type": content_type(name), **headers}
-        answer = self._put(name, content, kind)
-        if answer.status in _NO_FOLDER:
-            self._make_folders(name)
-            answer = self._put(name, content, kind)
+    def _have_folder(self, folder: str) -> None:
+        """Make a folder of the cache, and those above it, unless that was done."""
+        with self._lock:
+            if folder not in self._folders:
+                self._make_folder(self._address.of(folder).rstrip("/"))
+                self._folders.add(folder)
+
+    def _make_folder(self, url: str) -> None:
+        answer = self._write("MKCOL", f"{url}/")
+        above = url.rpartition("/")[0]
+        if answer.status in _NOTHING_ABOVE and not above.endswith("/"):
+            self._make_folder(above)
+            answer = self._write("MKCOL", f"{url}/")
+        if answer.status not in _DONE | _THERE_ALREADY:
+            raise refused(answer, self._address, f"MKCOL {url}/")
+
+    def _upload(self, name: str, content: bytes | Path) -> None:
+        answer = self._put(name, content, {"Content-Type": content_type(name)})
         if answer.status not in _DONE:
             raise refused(answer, self._address, f"PUT {name}")
+
+    def _move(self, source: str, target: str) -> None:
+        headers = {"Destination": self._address.of(target), "Overwrite": "T"}
+        answer = self._write("MOVE", self._address.of(source), headers=headers)
+        if answer.status in _NO_MOVE:
+            raise _NoMoveError
+        if answer.status not in _DONE:
+            raise refused(answer, self._address, f"MOVE {source}")
 
     def _put(self, name: str, content: bytes | Path, headers: Mapping[str, str]) -> Answer:
         url = self._address.of(name)
@@ -194,21 +228,6 @@ class HttpStore:
         with _Upload(content, self._remote.stop) as file:
             length = {"Content-Length": str(content.stat().st_size)}
             return self._write("PUT", url, headers={**headers, **length}, body=file)
-
-    def _make_folders(self, name: str) -> None:
-        """Make the folders that lead to a name, from the top, as WebDAV asks for it."""
-        host, slash, path = self._address.of(name).partition("://")[2].partition("/")
-        url = f"{self._address.url.partition(':')[0]}://{host}{slash}"
-        for folder in path.split("/")[:-1]:
-            url += f"{folder}/"
-            answer = self._write("MKCOL", url)
-            if answer.status not in _DONE | _THERE_ALREADY:
-                raise refused(answer, self._address, f"MKCOL {url}")
-
-    def _demand(self, method: str, name: str, headers: Mapping[str, str]) -> None:
-        answer = self._write(method, self._address.of(name), headers=headers)
-        if answer.status not in _DONE:
-            raise refused(answer, self._address, f"{method} {name}")
 
     def _write(
         self,
@@ -235,6 +254,10 @@ class HttpStore:
             yield
         except fault.HTTPError as error:
             raise broken(error, self._address) from error
+
+
+class _NoMoveError(Exception):
+    """The server moves nothing."""
 
 
 class _Body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler.binary_cache import LocalNars
@@ -84,13 +85,20 @@ def declare(
     push: PushScope = PushScope.REQUISITES,
 ) -> Cache:
     """A cache in a folder."""
+    made = declared_at(f"file://{folder}")
+    key_file = None if key is None else str(key)
+    return replace(made, signing_key_file=key_file, compression=compression, push=push)
+
+
+def declared_at(uri: str, *, credentials: Path | None = None) -> Cache:
+    """A cache of any kind."""
     return Cache(
         name=CacheName("main"),
-        uri=f"file://{folder}",
-        signing_key_file=None if key is None else str(key),
-        credentials_file=None,
-        compression=compression,
-        push=push,
+        uri=uri,
+        signing_key_file=None,
+        credentials_file=None if credentials is None else str(credentials),
+        compression=Compression.ZSTD,
+        push=PushScope.REQUISITES,
         upstreams=(),
     )
 

@@ -189,9 +189,9 @@ async def test_every_flaw_is_found(store: PrivateStore, place: Place) -> None:
         assert [each.flaw for each in await cache.verify(top)] == [Flaw.REFERENCE_ABSENT]
 
 
-@pytest.mark.parametrize("asked", [5, 700])
+@pytest.mark.parametrize("asked", [5, 400])
 async def test_what_is_there_is_told_in_bulk(store: PrivateStore, place: Place, asked: int) -> None:
-    paths = add_files(store, 350)
+    paths = add_files(store, 200)
     assert (await push(store, place.declare(), paths)).sent.keys() == set(paths)
     absent = [other_hash(path) for path in paths]
     mixed = [path for pair in zip(paths, absent, strict=True) for path in pair][:asked]
