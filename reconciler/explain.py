@@ -52,6 +52,8 @@ class Explanation:
     """Of the last of the chain, if it only waits for a builder."""
     retry_at: float | None = None
     """When the last of the chain is tried again."""
+    fails_at: float | None = None
+    """When the last of the chain, which waits for a builder that can, counts as failed."""
 
     @property
     def last(self) -> Step:
@@ -67,12 +69,15 @@ def explain(
     attempts: int,
     now: float,
     needless: bool = False,
+    fails_at: Mapping[int, float] | None = None,
 ) -> Explanation:
     """Explain one that does not exist, from all below it that does not exist either.
 
     `attempts`: after so many infrastructure failures a build counts as failed; `needless`: only
-    what can no longer succeed needs it.
+    what cannot be built needs it; `fails_at`: of what no builder can build but waits for one,
+    when it counts as failed.
     """
+    waits = fails_at or {}
     work = Work({})
     work.join(builds)
     hopeless = {*work.scheduler.unsupported(slots)}
@@ -84,18 +89,19 @@ def explain(
         build = work.builds[key]
         state = job_state(build.state)
         if key in hopeless:
-            state = JobState.UNSUPPORTED
+            state = JobState.WAITING if key in waits else JobState.UNSUPPORTED
         elif key in exhausted:
             state = JobState.FAILED
         return Step(id=key, name=build.name, path=build.path, state=state)
 
     if derivation in dead:
-        return _ended(step(derivation), work, slots, now=now)
-    chain = _path_to(derivation, dead, work)
+        return _ended(step(derivation), work, slots, waits, now=now)
+    # What failed for good says more than what may still find a builder.
+    chain = _path_to(derivation, dead.difference(waits), work) or _path_to(derivation, dead, work)
     if chain:
-        return _dependency_failed([step(key) for key in chain], work, slots, now=now)
+        return _dependency_failed([step(key) for key in chain], work, slots, waits, now=now)
     if needless:
-        message = "it is not built: only what can no longer succeed needs it"
+        message = "it is not built: only what cannot be built needs it"
         return Explanation(state=JobState.QUEUED, message=message, chain=(step(derivation),))
     return _waiting(derivation, work, slots, step, now=now)
 
@@ -125,12 +131,18 @@ def _path_to(start: int, targets: set[int], work: Work) -> list[int]:
     return []
 
 
-def _ended(step: Step, work: Work, slots: Sequence[Slots], *, now: float) -> Explanation:
+def _ended(
+    step: Step, work: Work, slots: Sequence[Slots], waits: Mapping[int, float], *, now: float
+) -> Explanation:
     build = work.builds[step.id]
-    if step.state is JobState.UNSUPPORTED:
-        message = build.unsupported or "no declared builder can build it"
-        builders = () if build.unsupported else _answers(step.id, work, slots)
-        return Explanation(state=step.state, message=message, chain=(step,), builders=builders)
+    if step.state in (JobState.UNSUPPORTED, JobState.WAITING):
+        return Explanation(
+            state=step.state,
+            message=build.unsupported or "no declared builder can build it",
+            chain=(step,),
+            builders=() if build.unsupported else _answers(step.id, work, slots),
+            fails_at=waits.get(step.id),
+        )
     if step.state is JobState.CANCELLED:
         message = "it was cancelled, or nothing wanted it any more"
     elif build.state.live:
@@ -148,24 +160,24 @@ def _ended(step: Step, work: Work, slots: Sequence[Slots], *, now: float) -> Exp
 _FATE = {
     JobState.FAILED: "which failed",
     JobState.UNSUPPORTED: "which no builder can build",
+    JobState.WAITING: "which no builder can build yet",
     JobState.CANCELLED: "which was cancelled",
 }
 
 
 def _dependency_failed(
-    chain: list[Step], work: Work, slots: Sequence[Slots], *, now: float
+    chain: list[Step], work: Work, slots: Sequence[Slots], waits: Mapping[int, float], *, now: float
 ) -> Explanation:
-    root = _ended(chain[-1], work, slots, now=now)
-    above = [
-        Step(id=each.id, name=each.name, path=each.path, state=JobState.DEPENDENCY_FAILED)
-        for each in chain[:-1]
-    ]
+    root = _ended(chain[-1], work, slots, waits, now=now)
+    state = JobState.DEPENDENCY_FAILED if root.state.bad else JobState.QUEUED
+    above = [Step(id=each.id, name=each.name, path=each.path, state=state) for each in chain[:-1]]
     return Explanation(
-        state=JobState.DEPENDENCY_FAILED,
+        state=state,
         message=f"it needs {root.last.name}, {_FATE[root.last.state]}",
         chain=(*above, root.last),
         builders=root.builders,
         retry_at=root.retry_at,
+        fails_at=root.fails_at,
     )
 
 

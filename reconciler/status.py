@@ -29,6 +29,11 @@ EXIT_STATUS: Mapping[Verdict, int] = {
 }
 
 
+UNSUPPORTED_GRACE = 3600.0
+"""Seconds for which a build that no builder can build waits for one to be declared, before it
+counts as failed."""
+
+
 class JobState(StrEnum):
     """How a job is: its build's state, and what the graph adds to it."""
 
@@ -37,6 +42,8 @@ class JobState(StrEnum):
     DEPENDENCY_FAILED = "dependency-failed"
     EVALUATION_ERROR = "evaluation-error"
     UNSUPPORTED = "unsupported"
+    WAITING = "waiting"
+    """No builder can build it, but there may be one yet."""
     CANCELLED = "cancelled"
     BUILDING = "building"
     QUEUED = "queued"
@@ -44,7 +51,7 @@ class JobState(StrEnum):
     @property
     def live(self) -> bool:
         """Whether something is still to happen to it by itself."""
-        return self in (JobState.BUILDING, JobState.QUEUED)
+        return self in (JobState.BUILDING, JobState.QUEUED, JobState.WAITING)
 
     @property
     def bad(self) -> bool:
@@ -194,6 +201,8 @@ class Stuck:
     state: JobState
     message: str
     next_attempt_at: float | None = None
+    fails_at: float | None = None
+    """When one that waits for a builder counts as failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,8 +286,7 @@ def report(facts: Facts) -> Report:
         *(each.verdict for each in builders),
         _document_verdict(facts),
     ]
-    if facts.stuck:
-        counted.append(Verdict.FAILED)
+    counted += [Verdict.FAILED if each.state.bad else Verdict.IN_PROGRESS for each in facts.stuck]
     verdict = worst(counted)
     return Report(
         verdict=verdict,
@@ -355,6 +363,8 @@ def _progress(facts: JobsetFacts) -> list[str]:
         found.append("building")
     elif facts.jobs.get(JobState.QUEUED):
         found.append("waiting for builds")
+    if facts.jobs.get(JobState.WAITING):
+        found.append("waiting for a builder")
     return found
 
 

@@ -69,7 +69,7 @@ def why(*builds: LiveBuild, of: int = 1, slots: Sequence[Slots] = (LOCAL,)) -> E
 def test_what_nothing_that_can_succeed_needs_is_not_built() -> None:
     found = explain(1, [build(1, 2), build(2)], [LOCAL], attempts=3, now=NOW, needless=True)
     assert found.state is JobState.QUEUED
-    assert "only what can no longer succeed needs it" in found.message
+    assert "only what cannot be built needs it" in found.message
     assert names(found) == ["n1"]
 
 
@@ -110,6 +110,23 @@ def test_one_that_no_builder_can_build() -> None:
     found = why(build(1, 2), build(2, system="riscv64-linux"))
     assert found.message == "it needs n2, which no builder can build"
     assert found.builders[0].reasons == (f"builds for {SYSTEM}, not for riscv64-linux",)
+
+
+def test_one_that_waits_for_a_builder_to_be_declared() -> None:
+    builds = [build(1, 2, 3), build(2, system="riscv64-linux"), build(3, 4), build(4)]
+    found = explain(1, builds, [LOCAL], attempts=3, now=NOW, fails_at={2: NOW + 60})
+    assert found.state is JobState.QUEUED
+    assert found.message == "it needs n2, which no builder can build yet"
+    assert [each.state for each in found.chain] == [JobState.QUEUED, JobState.WAITING]
+    assert found.fails_at == NOW + 60
+    own = explain(2, builds, [LOCAL], attempts=3, now=NOW, fails_at={2: NOW + 60})
+    assert (own.state, own.fails_at) == (JobState.WAITING, NOW + 60)
+    assert own.builders[0].reasons == (f"builds for {SYSTEM}, not for riscv64-linux",)
+    # What failed for good, however far below, is what decides.
+    builds[-1] = build(4, state=BuildState.FAILED)
+    failed = explain(1, builds, [LOCAL], attempts=3, now=NOW, fails_at={2: NOW + 60})
+    assert failed.message == "it needs n4, which failed"
+    assert (failed.state, failed.fails_at) == (JobState.DEPENDENCY_FAILED, None)
 
 
 def test_one_that_no_nix_can_build() -> None:

@@ -87,11 +87,10 @@ def test_a_job_is_as_its_build(build: BuildState) -> None:
 
 
 def test_a_job_is_good_bad_or_under_way() -> None:
-    assert {each for each in JobState if each.live} == {JobState.BUILDING, JobState.QUEUED}
+    live = {JobState.BUILDING, JobState.QUEUED, JobState.WAITING}
+    assert {each for each in JobState if each.live} == live
     assert not JobState.SUCCEEDED.bad
-    assert {each for each in JobState if each.bad} == (
-        set(JobState) - {JobState.BUILDING, JobState.QUEUED, JobState.SUCCEEDED}
-    )
+    assert {each for each in JobState if each.bad} == set(JobState) - live - {JobState.SUCCEEDED}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +126,7 @@ def test_a_job_is_good_bad_or_under_way() -> None:
             "building",
         ),
         (replace(JOBSET, jobs={JobState.QUEUED: 1}), Verdict.IN_PROGRESS, "waiting for builds"),
+        (replace(JOBSET, jobs={JobState.WAITING: 1}), Verdict.IN_PROGRESS, "waiting for a builder"),
         (
             replace(JOBSET, jobs={JobState.FAILED: 1, JobState.CANCELLED: 1, JobState.BUILDING: 1}),
             Verdict.FAILED,
@@ -192,6 +192,10 @@ FAILED = replace(JOBSET, jobs={JobState.FAILED: 1})
                 FACTS, stuck=(Stuck(derivation="x", state=JobState.UNSUPPORTED, message="no"),)
             ),
             1,
+        ),
+        (
+            replace(FACTS, stuck=(Stuck(derivation="x", state=JobState.WAITING, message="no"),)),
+            3,
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import click
@@ -54,7 +55,9 @@ def diff(jobset: str, *, before: int | None, after: int | None, as_json: bool) -
             raise UsageError(f"{jobset} is no jobset: evaluations are compared as a whole")
         kept = revisions.evaluations(database, subject.jobset)
         newer, older = _choose(kept, jobset, before=before, after=after)
-        in_way = blocked(database, document_in_force(database), local_systems=local_systems)
+        in_way = blocked(
+            database, document_in_force(database), local_systems=local_systems, now=time.time()
+        )
         new = revisions.compared_jobs(database, newer.id, in_way)
         old: dict[str, ComparedJob] = (
             {} if older is None else revisions.compared_jobs(database, older.id, in_way)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 import click
@@ -53,7 +54,9 @@ def graph(job: str, *, form: str, depth: int | None, limit: int, as_json: bool) 
             raise UsageError(f"{job} is a jobset: name one of its jobs, such as {job}.JOB")
         if subject.derivation is None:
             raise UsageError(f"{job} does not evaluate, so it has no graph: reconciler why {job}")
-        in_way = blocked(database, document_in_force(database), local_systems=local_systems)
+        in_way = blocked(
+            database, document_in_force(database), local_systems=local_systems, now=time.time()
+        )
         nodes, whole = closure(database, subject.derivation, in_way, limit=limit)
     root = subject.derivation
     if depth is not None:

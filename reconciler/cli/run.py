@@ -62,7 +62,8 @@ def run(*, once: bool) -> None:
     if not once:
         context.exit(0 if converged else 1)
     with reading(where) as database:
-        report = read_report(database, where)
+        # Nobody waits here for a builder to be declared.
+        report = read_report(database, where, grace=0.0)
     for line in _summary(report, seconds=time.time() - began, converged=converged):
         click.echo(line)
     status = report.exit_status

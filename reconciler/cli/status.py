@@ -14,7 +14,7 @@ from reconciler.cli.status_text import overview
 from reconciler.database import report
 from reconciler.database.file import Database
 from reconciler.errors import UsageError
-from reconciler.status import Report
+from reconciler.status import UNSUPPORTED_GRACE, Report
 from reconciler.status import report as judge
 
 WATCH_SECONDS = 1.0
@@ -46,8 +46,8 @@ def complete_subject(
         return []
 
 
-def read_report(database: Database, where: Settings) -> Report:
-    """How everything is."""
+def read_report(database: Database, where: Settings, *, grace: float = UNSUPPORTED_GRACE) -> Report:
+    """How everything is. For `grace` seconds what no builder can build only waits for one."""
     current = document_in_force(database)
     return judge(
         report.facts(
@@ -56,6 +56,8 @@ def read_report(database: Database, where: Settings) -> Report:
             document=document_facts(where, current),
             daemon=daemon(where),
             local_systems=local_systems,
+            now=time.time(),
+            grace=grace,
         )
     )
 

@@ -49,6 +49,7 @@ STATE_COLORS = {
     JobState.DEPENDENCY_FAILED: BAD,
     JobState.EVALUATION_ERROR: BAD,
     JobState.UNSUPPORTED: BAD,
+    JobState.WAITING: BUSY,
     JobState.CANCELLED: BUSY,
     JobState.BUILDING: BUSY,
     JobState.QUEUED: DIM,
@@ -72,7 +73,7 @@ def overview(found: Report, *, now: float) -> list[str]:
     blocks = [
         _jobsets(found, now=now, width=width),
         _others(found, now=now, width=width),
-        _problems(found, width=width),
+        _problems(found, now=now, width=width),
         _notes(found, now=now, width=width),
     ]
     lines: list[str] = []
@@ -126,7 +127,7 @@ def _others(found: Report, *, now: float, width: int | None) -> list[str]:
     return table(rows, width=width)
 
 
-def _problems(found: Report, *, width: int | None) -> list[str]:
+def _problems(found: Report, *, now: float, width: int | None) -> list[str]:
     lines: list[str] = []
     by_jobset: dict[str, list[Problem]] = {}
     for problem in found.problems:
@@ -143,6 +144,9 @@ def _problems(found: Report, *, width: int | None) -> list[str]:
     for stuck in _not_of_jobs(found):
         text = f"{stuck.derivation}: {one_line(gist(stuck.message))}"
         lines.append(cut(text, width))
+    if waiting := [each.fails_at for each in found.stuck if each.fails_at is not None]:
+        wait = lasting(min(waiting) - now)
+        lines.append(cut(f"What waits for a builder counts as failed in {wait}.", width))
     for each in _all_conditions(found):
         name = "" if each.kind == "document" else f" {each.name}"
         head = f"{each.kind}{name}: {each.reason.replace('-', ' ')}: "

@@ -124,7 +124,9 @@ def _show_job(database: Database, subject: JobSubject | DerivationSubject, *, as
         assert isinstance(subject, JobSubject)
         return _show_error(subject, as_json=as_json)
     facts = lookup.build_facts(database, subject.derivation)
-    in_way = blocked.blocked(database, document_in_force(database), local_systems=local_systems)
+    in_way = blocked.blocked(
+        database, document_in_force(database), local_systems=local_systems, now=time.time()
+    )
     job_state = in_way.states.get(facts.id) or own_state(facts.state)
     verdict = Verdict.IN_SYNC if job_state is JobState.SUCCEEDED else _JOB_VERDICT[job_state.live]
     detail = details.job(database, facts.id)

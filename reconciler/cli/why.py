@@ -122,14 +122,16 @@ def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Ans
     current = document_in_force(database)
     builds = lookup.missing_below(database, facts.id)
     here = local_systems({each.system for each in builds})
-    in_way = blocked(database, current, local_systems=local_systems)
+    now = time.time()
+    in_way = blocked(database, current, local_systems=local_systems, now=now)
     explanation = explain(
         facts.id,
         builds,
         slots_of(database, current.builders, here),
         attempts=current.fewest_attempts,
-        now=time.time(),
+        now=now,
         needless=facts.id in in_way.needless,
+        fails_at=in_way.fails_at,
     )
     return _Answer(database, subject, explanation)
 
@@ -231,6 +233,9 @@ def _waiting(explanation: Explanation) -> Iterator[str]:
     if explanation.retry_at is not None:
         wait = lasting(explanation.retry_at - time.time())
         yield f"{explanation.last.name} is tried again in {wait}."
+    if explanation.fails_at is not None:
+        wait = lasting(explanation.fails_at - time.time())
+        yield f"It waits for a builder that can, and counts as failed in {wait}."
     if explanation.builders:
         yield f"Builders, for {explanation.last.name}:"
     for each in explanation.builders:
@@ -253,6 +258,7 @@ def _json(database: Database, answer: _Answer) -> dict[str, Json]:
         "remaining": 0 if explanation is None else explanation.remaining,
         "builders": [] if explanation is None else plain(explanation.builders),
         "retryAt": None if explanation is None else explanation.retry_at,
+        "failsAt": None if explanation is None else explanation.fails_at,
         "lastAttempt": plain(answer.attempts[-1]) if answer.attempts else None,
         "log": [*answer.log],
         "logCommand": answer.log_command,

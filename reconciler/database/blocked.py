@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from reconciler.database.file import Database, Row
 from reconciler.model import Builder, BuilderName, BuildState
-from reconciler.status import BuilderFacts, JobState, Stuck
+from reconciler.status import UNSUPPORTED_GRACE, BuilderFacts, JobState, Stuck
 
 if TYPE_CHECKING:
     from reconciler.graph import Platform
@@ -42,6 +42,11 @@ class Declared(Protocol):
         ...
 
     @property
+    def applied_at(self) -> float:
+        """When it was put in force."""
+        ...
+
+    @property
     def fewest_attempts(self) -> int:
         """After so many infrastructure failures some jobset takes a build for failed."""
         ...
@@ -52,14 +57,16 @@ class Blocked:
     """Queued builds that will not be built by themselves."""
 
     states: Mapping[int, JobState] = field(default_factory=dict)
-    """By derivation: dependency-failed, unsupported, or (infrastructure) failed."""
+    """By derivation: dependency-failed, unsupported or waiting, or (infrastructure) failed."""
     causes: Mapping[int, str] = field(default_factory=dict)
     """Of the dependency-failed ones: the name of the root cause."""
     messages: Mapping[int, str] = field(default_factory=dict)
     """Of the others: what is wrong."""
+    fails_at: Mapping[int, float] = field(default_factory=dict)
+    """Of those that wait for a builder: when they count as failed."""
     stuck: tuple[Stuck, ...] = ()
     needless: frozenset[int] = frozenset()
-    """Queued builds that only what can no longer succeed needs: they are not started."""
+    """Queued builds that only what cannot be built needs: they are not started."""
 
     @property
     def number(self) -> int:
@@ -67,8 +74,15 @@ class Blocked:
         return len(self.states) + len(self.needless)
 
 
-def blocked(database: Database, document: Declared, *, local_systems: LocalSystems) -> Blocked:
-    """Find them."""
+def blocked(
+    database: Database,
+    document: Declared,
+    *,
+    local_systems: LocalSystems,
+    now: float,
+    grace: float = UNSUPPORTED_GRACE,
+) -> Blocked:
+    """Find them. For `grace` seconds what no builder can build only waits for one."""
     if not database.one("SELECT 1 FROM build WHERE +state = 'queued' AND " + _NOT_GOOD):
         return Blocked()
     # Of all that is looked for among the queued builds, in one pass, whether there is any.
@@ -81,7 +95,7 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
     stuck: dict[int, Stuck] = {}
     if any(kind["unsupported"] for kind in kinds):
         stuck |= _unsupported(database)
-    stuck |= _unfitting(database, document, local_systems, kinds)
+    stuck |= _unfitting(database, document, local_systems, kinds, now=now, grace=grace)
     hopeless = {*stuck}
     if any(kind["exhausted"] for kind in kinds):
         stuck |= _exhausted(database, document.fewest_attempts)
@@ -91,12 +105,13 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
             f"SELECT derivation FROM build WHERE {_NOT_GOOD} AND state IN ({ENDED})"
         )
     ]
-    causes = _causes(database, {*ended, *stuck})
+    roots = {*ended, *(key for key, each in stuck.items() if each.state.bad)}
+    causes = _causes(database, roots)
     names = derivation_names(database, set(causes.values()))
+    # What failed for the infrastructure is tried again, so there is hope for what needs it; not
+    # so for what no builder can build, even while it waits for one.
     hopeless.update(ended)
-    # What failed for the infrastructure is tried again: there is hope for what needs it.
-    tried_again = not hopeless.issuperset(stuck)
-    hopeless.update(_causes(database, hopeless) if tried_again else causes)
+    hopeless.update(causes if hopeless == roots else _causes(database, hopeless))
     return Blocked(
         states={
             **dict.fromkeys(causes, JobState.DEPENDENCY_FAILED),
@@ -104,6 +119,7 @@ def blocked(database: Database, document: Declared, *, local_systems: LocalSyste
         },
         causes={key: names[cause] for key, cause in causes.items()},
         messages={key: each.message for key, each in stuck.items()},
+        fails_at={key: each.fails_at for key, each in stuck.items() if each.fails_at is not None},
         stuck=tuple(stuck.values()),
         needless=_needless(database, hopeless) if hopeless else frozenset(),
     )
@@ -202,7 +218,13 @@ def _unsupported(database: Database) -> dict[int, Stuck]:
 
 
 def _unfitting(
-    database: Database, document: Declared, local_systems: LocalSystems, kinds: Sequence[Row]
+    database: Database,
+    document: Declared,
+    local_systems: LocalSystems,
+    kinds: Sequence[Row],
+    *,
+    now: float,
+    grace: float,
 ) -> dict[int, Stuck]:
     """Queued builds that no declared builder can build."""
     from reconciler.graph import Platform  # noqa: PLC0415
@@ -220,12 +242,19 @@ def _unfitting(
         if not fleet.fitting(platform):
             message = no_builder(fleet, slots, platform)
             for row in database.query(
-                "SELECT d.id, d.name FROM build b JOIN derivation d ON d.id = b.derivation"
+                "SELECT d.id, d.name, b.queued_at FROM build b"
+                " JOIN derivation d ON d.id = b.derivation"
                 f" WHERE b.{_NOT_GOOD} AND b.state = 'queued' AND d.system = ? AND d.features = ?",
                 (platform.system, features),
             ):
+                # Since it was queued, or since the builders are what they are.
+                fails_at = max(row["queued_at"], document.applied_at) + grace
+                waits = now < fails_at
                 found[row["id"]] = Stuck(
-                    derivation=row["name"], state=JobState.UNSUPPORTED, message=message
+                    derivation=row["name"],
+                    state=JobState.WAITING if waits else JobState.UNSUPPORTED,
+                    message=message,
+                    fails_at=fails_at if waits else None,
                 )
     return found
 

@@ -15,6 +15,7 @@ from reconciler.database.blocked import ENDED, Blocked, LocalSystems, blocked
 from reconciler.database.file import Database, Row
 from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 from reconciler.status import (
+    UNSUPPORTED_GRACE,
     BuilderFacts,
     CacheFacts,
     Condition,
@@ -127,11 +128,13 @@ def facts(
     document: DocumentFacts,
     daemon: int | None,
     local_systems: LocalSystems,
+    now: float,
+    grace: float = UNSUPPORTED_GRACE,
 ) -> Facts:
-    """Everything, in one snapshot."""
+    """Everything, in one snapshot. For `grace` seconds what no builder can build only waits."""
     with database.snapshot():
         conditions = all_conditions(database)
-        in_way = blocked(database, current, local_systems=local_systems)
+        in_way = blocked(database, current, local_systems=local_systems, now=now, grace=grace)
         evaluations = _evaluations(database)
         shown = {each.id: name for name, (_, each) in evaluations.items() if each is not None}
         counts = _build_counts(database)

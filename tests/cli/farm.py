@@ -207,6 +207,13 @@ class Farm:
             not_before=not_before,
         )
 
+    def made(self, *, ago: float) -> None:
+        """Have all been queued, and the document put in force, so many seconds ago."""
+        at = time.time() - ago
+        with self.database.transaction():
+            self.database.execute("UPDATE build SET queued_at = ?", (at,))
+            self.database.execute("UPDATE generation SET applied_at = ?", (at,))
+
     def cancel(self, name: str) -> None:
         built.set_build_states(
             self.database,

@@ -202,6 +202,15 @@ def test_an_evaluation_that_fails(host: Host) -> None:
     assert "syntax error" in host.run("status", "web", status=1)
 
 
+def test_nobody_waits_for_a_builder_when_all_is_done_once(host: Host) -> None:
+    host.declare(web='{ far = with_ { system = "riscv64-linux"; } "far" "echo > $out"; }')
+    printed = " ".join(host.run("run", "--once", status=1).split())
+    assert "0 of 1 succeeded, 1 unsupported" in printed
+    assert "Not there: web.far." in printed
+    # A daemon would wait for somebody to declare one.
+    assert "waiting for a builder" in host.run("status", status=3)
+
+
 def test_the_daemon_hears_requests(host: Host) -> None:
     host.declare(web=EXPRESSION)
     with host.daemon() as daemon:

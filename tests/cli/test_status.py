@@ -14,6 +14,7 @@ import pytest
 from reconciler.database import StateLock, declared
 from reconciler.errors import StateError
 from reconciler.model import JobsetName, Outcome
+from reconciler.status import UNSUPPORTED_GRACE
 from tests.cli.farm import DOCUMENT, SYSTEM, Farm
 from tests.test_architecture import PROJECT
 
@@ -153,10 +154,40 @@ def test_a_changed_document_is_seen_through_a_link(good: Farm) -> None:
     assert "not compared with its file" in good.run("status").output
 
 
-def test_a_build_that_no_builder_can_build_is_a_failure(farm: Farm) -> None:
+def unsupported(farm: Farm, *, since: float) -> None:
+    """A job that no builder can build, and one that needs it, for so many seconds already."""
     farm.derivations({"arm-1.0": []}, system="aarch64-linux")
     farm.derivations({"site-1.0": ["arm-1.0"]})
     farm.evaluation("web", {"site": "site-1.0", "arm": "arm-1.0"})
+    farm.evaluation("web.next", {})
+    farm.made(ago=since)
+
+
+def test_what_no_builder_can_build_waits_for_one_for_a_while(farm: Farm) -> None:
+    unsupported(farm, since=UNSUPPORTED_GRACE - 600)
+    result = farm.run("status")
+    assert result.exit_code == 3
+    assert "web.arm  waiting  no builder can build it: local builds for" in result.output
+    assert "What waits for a builder counts as failed in " in result.output
+    assert "waiting for builds, waiting for a builder" in result.output
+    assert farm.run("status", "web.arm").exit_code == 3
+    assert farm.run("status", "web.site").exit_code == 3
+    found = farm.json("status", schema="status")
+    (stuck,) = found["stuck"]
+    assert (stuck["derivation"], stuck["state"]) == ("arm-1.0", "waiting")
+    assert 0 < stuck["failsAt"] - time.time() <= 600
+    assert found["verdict"] == "in-progress"
+
+
+def test_a_new_document_begins_the_wait_anew(farm: Farm) -> None:
+    unsupported(farm, since=UNSUPPORTED_GRACE + 1)
+    assert farm.run("status").exit_code == 1
+    farm.declare({**DOCUMENT, "builders": {"local": {"maxJobs": 3, "systems": [SYSTEM]}}})
+    assert farm.run("status").exit_code == 3
+
+
+def test_a_build_that_no_builder_can_build_is_a_failure_in_the_end(farm: Farm) -> None:
+    unsupported(farm, since=UNSUPPORTED_GRACE + 1)
     result = farm.run("status")
     assert result.exit_code == 1
     assert "web.arm   unsupported" in result.output

@@ -81,8 +81,13 @@ def test_what_no_builder_can_build(farm: Farm) -> None:
     farm.derivations({"kvm-1.0": []}, features="kvm")
     farm.evaluation("web", {"vm": "kvm-1.0"})
     text = farm.run("why", "web.vm").output
-    assert "web.vm (unsupported): no declared builder can build it" in text
+    assert "web.vm (waiting): no declared builder can build it" in text
+    assert "It waits for a builder that can, and counts as failed in " in text
     assert "local: lacks the system feature kvm" in text
+    assert farm.json("why", "web.vm", schema="why")["failsAt"] > time.time()
+    farm.made(ago=86_400)
+    text = farm.run("why", "web.vm").output
+    assert "web.vm (unsupported): no declared builder can build it" in text
     found = farm.json("why", "web.vm", schema="why")
     assert found["builders"][0]["reasons"] == ["lacks the system feature kvm"]
 
@@ -95,7 +100,7 @@ def test_what_leads_to_nothing_is_not_built(farm: Farm) -> None:
     for name in ("base-1.0", "side-1.0"):
         found = farm.json("why", name, schema="why")
         assert found["state"] == "queued"
-        assert found["message"] == "it is not built: only what can no longer succeed needs it"
+        assert found["message"] == "it is not built: only what cannot be built needs it"
     assert farm.json("why", "lib-1.0", schema="why")["message"] == "it is ready and starts next"
     assert farm.json("status", schema="status")["builds"]["queued"] == 2  # lib and docs
 
