@@ -58,8 +58,12 @@ class Credentials:
 def address_of(uri: str) -> S3Address:
     """Read a URI; CacheError, with what is wrong, where it is none."""
     parts = urlsplit(uri)
-    if not parts.netloc or "@" in parts.netloc or parts.fragment:
-        raise CacheError(f"{uri}: write s3://BUCKET?region=…; keys go into credentialsFile")
+    if "@" in parts.netloc:  # what stands before it is a secret
+        raise CacheError(
+            "s3://…@…: a key does not belong into the uri; write it in credentialsFile"
+        )
+    if not parts.netloc or parts.fragment:
+        raise CacheError(f"{uri}: write s3://BUCKET?region=…")
     values: dict[str, str] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in _PARAMETERS:

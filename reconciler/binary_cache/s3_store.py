@@ -29,6 +29,7 @@ from reconciler.binary_cache.remote import (
     THREADS,
     Reader,
     Remote,
+    TransientError,
     UnusableError,
     authorities,
     content_type,
@@ -132,6 +133,8 @@ class S3Store:
                 Delimiter="/",
                 StartAfter=self._key(first[:-1]),
             )
+        if "IsTruncated" not in answer:  # botocore takes any other XML, or HTML, for an empty page
+            raise TransientError(f"{self._address.place} answers with nonsense")
         start = len(self._address.prefix)
         names = [each["Key"][start:] for each in answer.get("Contents", ())]
         folders = [each["Prefix"][start:] for each in answer.get("CommonPrefixes", ())]
