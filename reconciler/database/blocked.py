@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from reconciler.graph import Platform
     from reconciler.scheduler import Fleet, Slots
 
-# The graph and the scheduler are imported where they are used: on a state in which nothing is
-# queued, loading them would take a good part of the time of `status`.
+# The graph and the scheduler are imported where they are used: where nothing stands in the way,
+# loading them would take a good part of the time of `status`.
 
 _NOT_GOOD = "state NOT IN ('succeeded', 'substituted')"
 ENDED = ", ".join(f"'{state}'" for state in BuildState if not state.live and not state.good)
@@ -227,14 +227,23 @@ def _unfitting(
     grace: float,
 ) -> dict[int, Stuck]:
     """Queued builds that no declared builder can build."""
+    here = local_systems({kind["system"] for kind in kinds})
+    doubtful = [
+        kind
+        for kind in kinds
+        if not any(
+            plainly_fits(each, kind["system"], kind["features"], here) for each in document.builders
+        )
+    ]
+    if not doubtful:
+        return {}
     from reconciler.graph import Platform  # noqa: PLC0415
     from reconciler.scheduler import Fleet  # noqa: PLC0415
 
     platforms = {
         Platform(kind["system"], frozenset(kind["features"].split())): kind["features"]
-        for kind in kinds
+        for kind in doubtful
     }
-    here = local_systems({platform.system for platform in platforms})
     slots = slots_of(database, document.builders, here)
     fleet = Fleet(slots, {})
     found: dict[int, Stuck] = {}
@@ -257,6 +266,19 @@ def _unfitting(
                     fails_at=fails_at if waits else None,
                 )
     return found
+
+
+def plainly_fits(builder: BuilderFacts, system: str, features: str, here: Collection[str]) -> bool:
+    """Whether a builder can build for a platform beyond doubt: the usual case, told without
+    loading the scheduler, whose rules decide the rest.
+    """
+    asked = set(features.split())
+    return (
+        builder.max_jobs > 0
+        and system in (here if builder.systems is None else builder.systems)
+        and asked.issuperset(builder.mandatory_features)
+        and asked.issubset({*builder.features, *builder.mandatory_features})
+    )
 
 
 def no_builder(fleet: Fleet, slots: Iterable[Slots], platform: Platform) -> str:
