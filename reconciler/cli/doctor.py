@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -17,13 +17,14 @@ import click
 from reconciler import config
 from reconciler.binary_cache.file_store import folder_of
 from reconciler.binary_cache.signing import read_secret_key
+from reconciler.build.probe import probe
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import Settings, settings, verb
 from reconciler.cli.state import daemon
-from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, wrapped
+from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, lasting, wrapped
 from reconciler.database.file import open_reader
 from reconciler.errors import ReconcilerError
-from reconciler.model import Desired
+from reconciler.model import Builder, Desired
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import local_endpoint
@@ -65,6 +66,7 @@ def doctor(*, as_json: bool) -> None:
     """Try all that the reconciler stands on.
 
     Nix, its daemon, the document, the state directory, the database, the caches and their keys.
+    Each builder is connected to, and builds something tiny for each of its systems.
     """
     where = settings()
     findings = list(examine(where))
@@ -240,9 +242,41 @@ def _builders(desired: Desired) -> Iterator[Finding]:
             verdict=Verdict.WARNING,
             message="none takes builds: declare one with maxJobs of 1 or more",
         )
-    for each in desired.builders.values():
-        if each.ssh_key_file is not None:
-            yield _try(
-                f"builder {each.name}, ssh key",
-                partial(_secret, Path(each.ssh_key_file)),
-            )
+    if desired.builders:
+        yield from asyncio.run(_try_builders(list(desired.builders.values())))
+
+
+async def _try_builders(builders: Sequence[Builder]) -> list[Finding]:
+    """All at once: one that does not answer takes as long as ssh waits for it."""
+    environment = dict(os.environ)
+    try:
+        here = (await nix_settings.read(environment)).systems
+    except (ReconcilerError, OSError) as error:
+        return [Finding(name="builders", verdict=Verdict.BAD, message=f"not tried: {error}")]
+    with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as folder:
+        return await asyncio.gather(
+            *(_builder(each, here, Path(folder), environment) for each in builders)
+        )
+
+
+async def _builder(
+    builder: Builder, here: Collection[str], folder: Path, environment: Mapping[str, str]
+) -> Finding:
+    name = f"builder {builder.name}"
+    systems = here if builder.systems is None else builder.systems
+    try:
+        found = await probe(builder, systems, folder, environment)
+    except (ReconcilerError, OSError) as error:
+        said = str(error).removeprefix(name).strip().removeprefix(": ")
+        return Finding(name=name, verdict=Verdict.BAD, message=said)
+    trust = {True: ", trusts us", False: ", does not trust us", None: ""}[found.trusted]
+    said = f"Nix {found.nix_version}{trust}"
+    if builder.uri is not None:
+        said = f"{builder.uri}: {said}; connected in {lasting(found.connecting)}"
+    if not systems:
+        message = f"{said}; declared for no system: it gets no builds"
+        return Finding(name=name, verdict=Verdict.WARNING, message=message)
+    message = f"{said}; built for {', '.join(found.systems)} in {lasting(found.building)}"
+    if builder.uri is not None:
+        message += f", fetched in {lasting(found.fetching)}"
+    return Finding(name=name, verdict=Verdict.GOOD, message=message)

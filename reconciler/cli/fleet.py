@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import click
 
@@ -14,7 +14,8 @@ from reconciler.cli.status_text import mark
 from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table, wrapped
 from reconciler.database import report, running
 from reconciler.database.report import CacheContents
-from reconciler.database.running import LiveAttempt
+from reconciler.database.running import BuilderError, LiveAttempt
+from reconciler.model import BuilderName
 from reconciler.quantities import format_size
 from reconciler.status import BuilderStatus, CacheStatus, judge_builder, judge_cache
 
@@ -35,24 +36,30 @@ def builders(*, as_json: bool) -> None:
             for each in report.builders(database, current, report.all_conditions(database))
         ]
         builds = running.live_attempts(database)
+        errors = running.builder_errors(database)
     if as_json:
-        print_json({"builders": [_builder_json(each, builds) for each in found]})
+        print_json({"builders": [_builder_json(each, builds, errors) for each in found]})
     elif not found:
         click.echo("No builder is declared: nothing can be built.")
     else:
-        for line in _builder_lines(found, builds, now=time.time()):
+        for line in _builder_lines(found, builds, errors, now=time.time()):
             click.echo(line)
 
 
-def _builder_json(each: BuilderStatus, builds: list[LiveAttempt]) -> Json:
+_Errors = Mapping[BuilderName, BuilderError]
+
+
+def _builder_json(each: BuilderStatus, builds: list[LiveAttempt], errors: _Errors) -> Json:
+    last = errors.get(each.facts.name)
     return {
         **flat(each),
+        "lastError": None if last is None else plain(last),
         "builds": [plain(build) for build in builds if build.builder == each.facts.name],
     }
 
 
 def _builder_lines(
-    found: list[BuilderStatus], builds: list[LiveAttempt], *, now: float
+    found: list[BuilderStatus], builds: list[LiveAttempt], errors: _Errors, *, now: float
 ) -> Iterator[str]:
     width = columns()
     rows = [
@@ -61,6 +68,7 @@ def _builder_lines(
             str(each.facts.name),
             each.summary,
             f"{each.facts.running}/{each.facts.max_jobs}",
+            f"{each.facts.speed_factor:g}",
             ", ".join(each.facts.systems)
             if each.facts.systems is not None
             else "what its Nix says",
@@ -68,14 +76,21 @@ def _builder_lines(
         ]
         for each in found
     ]
-    yield from table(
-        rows, header=["", "BUILDER", "STATE", "SLOTS", "SYSTEMS", "FEATURES"], width=width
-    )
+    header = ["", "BUILDER", "STATE", "SLOTS", "SPEED", "SYSTEMS", "FEATURES"]
+    yield from table(rows, header=header, width=width)
     for each in found:
         for condition in each.facts.conditions:
             yield wrapped(
                 f"{each.facts.name}: {condition.reason.replace('-', ' ')} since "
                 f"{ago(condition.since, now)}: {one_line(condition.message)}",
+                width=width,
+                indent="  ",
+                first="",
+            )
+        error = errors.get(each.facts.name)
+        if error is not None and not each.facts.conditions:
+            yield wrapped(
+                f"{each.facts.name}: last error {ago(error.at, now)}: {one_line(error.message)}",
                 width=width,
                 indent="  ",
                 first="",

@@ -8,7 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from reconciler.database.file import Database
-from reconciler.model import BuildState, Outcome
+from reconciler.model import BuilderName, BuildState, Outcome
+
+RECENT_ATTEMPTS = 10_000
+"""How far back the last error of a builder is looked for: attempts have no index by builder."""
+MESSAGE_LENGTH = 4000
+"""Characters of it that are shown; the database has the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,28 @@ def live_attempts(database: Database) -> list[LiveAttempt]:
             " JOIN derivation d ON d.id = a.derivation WHERE a.finished_at IS NULL ORDER BY a.id"
         )
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuilderError:
+    """Why an attempt on a builder came to nothing for reasons that were not the build's own."""
+
+    at: float
+    message: str
+
+
+def builder_errors(database: Database) -> dict[BuilderName, BuilderError]:
+    """The last of each builder, among the newest attempts."""
+    return {
+        BuilderName(row["builder"]): BuilderError(at=row["at"], message=row["message"] or "")
+        for row in database.query(
+            # With max() SQLite takes the other columns from the row that has the maximum.
+            "SELECT builder, max(finished_at) AS at, substr(message, 1, ?) AS message FROM attempt"
+            " WHERE id > (SELECT coalesce(max(id), 0) FROM attempt) - ?"
+            " AND outcome = 'infrastructure' GROUP BY builder",
+            (MESSAGE_LENGTH, RECENT_ATTEMPTS),
+        )
+    }
 
 
 def last_attempt(database: Database, *, before: float = math.inf) -> int:
