@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
+from reconciler.states import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 
 
 class Verdict(StrEnum):

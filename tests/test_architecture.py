@@ -41,6 +41,7 @@ PURE: list[set[str]] = [
     {"prospects"},
     {"graph", "quarantine", "transitions"},
     {"model"},
+    {"states"},
     {"problems", "quantities"},
     {"errors"},
 ]

@@ -19,7 +19,7 @@ from reconciler.cli.text import (
     one_line,
     table,
 )
-from reconciler.model import BuildState
+from reconciler.states import BuildState
 from reconciler.status import (
     Condition,
     DocumentDrift,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from reconciler.database.file import Database, Row
-from reconciler.model import Builder, BuilderName, BuildState
+from reconciler.states import BuilderName, BuildState
 from reconciler.status import UNSUPPORTED_GRACE, BuilderFacts, JobState, Stuck
 
 if TYPE_CHECKING:
@@ -296,6 +296,7 @@ def slots_of(
     """The declared builders as they are now, as far as the database knows; `here` is what this
     machine builds for.
     """
+    from reconciler.model import Builder  # noqa: PLC0415
     from reconciler.scheduler import Slots  # noqa: PLC0415
 
     taken = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.database.blocked import ENDED, Blocked, LocalSystems, blocked
 from reconciler.database.file import Database, Row
-from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
+from reconciler.states import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 from reconciler.status import (
     UNSUPPORTED_GRACE,
     BuilderFacts,
