@@ -44,6 +44,7 @@ __all__ = [
     "SecretKey",
     "StreamedNars",
     "open_cache",
+    "reach",
     "read_secret_key",
 ]
 
@@ -73,6 +74,22 @@ async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCac
         )
     finally:
         await store.close()
+
+
+async def reach(cache: Cache, *, store_dir: str) -> str:
+    """Ask a declared cache for what every cache has, and change nothing; a sentence for people.
+
+    Raises CacheError where no answer is to be had, or where it is a cache of another store.
+    """
+    store = await _open_store(cache)
+    try:
+        raw = await store.read(CACHE_INFO)
+    finally:
+        await store.close()
+    if raw is None:
+        return f"{cache.uri} answers, and is empty"
+    _check_store_dir(raw, cache.uri, store_dir)
+    return f"{cache.uri} answers"
 
 
 async def _open_store(cache: Cache) -> ObjectStore:
@@ -115,10 +132,21 @@ async def _agree_on_store_dir(store: ObjectStore, uri: str, store_dir: str) -> N
         for reason in (await store.put({CACHE_INFO: text.encode()})).values():
             raise CacheError(reason)
         return
+    _check_store_dir(raw, uri, store_dir)
+
+
+def _check_store_dir(raw: bytes, uri: str, store_dir: str) -> None:
     for line in raw.decode("utf-8", "replace").splitlines():
         key, _, value = line.partition(":")
-        if key == "StoreDir" and value.strip() != store_dir:
+        if key != "StoreDir":
+            continue
+        if value.strip() != store_dir:
             raise CacheError(
                 f"{uri} holds paths of the store {value.strip()}, ours is {store_dir}: "
                 "no Nix could use both; give this store a cache of its own"
             )
+        return
+    raise CacheError(
+        f"{uri}: what is there as {CACHE_INFO} is none, it names no StoreDir: mend the uri, or "
+        "remove that file"
+    )

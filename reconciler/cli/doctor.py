@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from reconciler import config
+from reconciler.binary_cache import reach
 from reconciler.binary_cache.file_store import folder_of
 from reconciler.binary_cache.signing import read_secret_key
 from reconciler.build.probe import probe
@@ -24,7 +25,7 @@ from reconciler.cli.state import daemon
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, lasting, wrapped
 from reconciler.database.file import open_reader
 from reconciler.errors import ReconcilerError
-from reconciler.model import Builder, Desired
+from reconciler.model import Builder, Cache, Desired
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import local_endpoint
@@ -205,6 +206,8 @@ def _caches(desired: Desired) -> Iterator[Finding]:
             yield _try(f"{name}, credentials", partial(_secret, Path(cache.credentials_file)))
         if cache.uri.startswith("file:"):
             yield _try(name, partial(_file_cache, cache.uri))
+        else:
+            yield _try(name, partial(_remote_cache, cache, store_dir))
 
 
 def _signing_key(file: Path, store_dir: str) -> str:
@@ -233,6 +236,10 @@ def _file_cache(uri: str) -> str:
     if not os.access(parent, os.W_OK):
         raise ReconcilerError(f"{folder} does not exist, and {parent} is not writable")
     return f"{folder} is made with the first push"
+
+
+def _remote_cache(cache: Cache, store_dir: str) -> str:
+    return asyncio.run(reach(cache, store_dir=store_dir))
 
 
 def _builders(desired: Desired) -> Iterator[Finding]:

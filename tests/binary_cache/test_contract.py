@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.binary_cache import CACHE_INFO, Flaw, LocalNars, open_cache
+from reconciler.binary_cache import CACHE_INFO, Flaw, LocalNars, open_cache, reach
 from reconciler.binary_cache.narinfo import narinfo_name, parse
+from reconciler.errors import CacheError
 from reconciler.model import Cache, PathInfo, StorePath
 from tests.binary_cache.harm import HARM, narinfo
 from tests.binary_cache.servers import Server, dav_server, netrc, s3_credentials, s3_server
@@ -238,8 +239,20 @@ async def test_a_cache_of_another_store_is_refused(store: PrivateStore, place: P
     await push(store, place.declare(), [])
     (place.folder / CACHE_INFO).write_text("StoreDir: /elsewhere/store\n")
     place.refresh()
-    with pytest.raises(Exception, match="/elsewhere/store"):
+    with pytest.raises(CacheError, match="/elsewhere/store"):
         await push(store, place.declare(), [])
+
+
+async def test_a_cache_is_reached_without_changing_it(store: PrivateStore, place: Place) -> None:
+    store_dir = str(store.store_dir)
+    assert await reach(place.declare(), store_dir=store_dir) == f"{place.uri} answers, and is empty"
+    assert not place.files()
+    await push(store, place.declare(), [])
+    assert await reach(place.declare(), store_dir=store_dir) == f"{place.uri} answers"
+    (place.folder / CACHE_INFO).write_text("<html>Please log in</html>")
+    place.refresh()
+    with pytest.raises(CacheError, match="names no StoreDir"):
+        await reach(place.declare(), store_dir=store_dir)
 
 
 async def test_two_pushers_at_once_agree(store: PrivateStore, place: Place) -> None:
