@@ -19,20 +19,17 @@ and ends to `started` and `finished` as well.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconciler.fair_share import FairShare, Standing
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import Builder, BuilderName, JobsetName
 from reconciler.prospects import Prospects
 
 BUILTIN = "builtin"
 """The system of builders inside Nix itself (`builtin:fetchurl`): no particular machine."""
-
-CREDIT = 86_400.0
-"""Slot-seconds that a jobset may be behind what is being served, at most: one that had to wait
-for a lost builder is then preferred for so long, not for as long as it waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,18 +184,6 @@ def _closed(slots: Slots) -> bool:
 
 # Of what is ready, the least goes first: not requested, priority and path negated, id.
 _Entry = tuple[bool, int, float, int]
-# Of jobsets, the least goes first: level, and when it was last served.
-_Standing = tuple[float, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    weight: float
-    started: float
-    jobsets: tuple[JobsetName, ...]
-
-    def charge(self, now: float) -> float:
-        return max(self.weight, now - self.started) / len(self.jobsets)
 
 
 class Scheduler:
@@ -210,7 +195,6 @@ class Scheduler:
         self._ends = graph.subscribe_ends()
         self._prospects = Prospects(graph)
         self._hopeless: frozenset[Platform] = frozenset()  # what no builder fits
-        self._shares: dict[JobsetName, int] = {}
         self._demands: tuple[Demand, ...] = ()
         self._ranked: int | None = None  # the graph's shape when it was ranked
 
@@ -224,63 +208,49 @@ class Scheduler:
         self._queued: set[int] = set()  # what has an entry in a heap
         self._delayed: list[tuple[float, int]] = []
 
-        self._running: dict[int, _Running] = {}
-        self._levels: dict[JobsetName, float] = {}
-        self._served = 0.0  # the highest level at which a build was started
+        self._fair = FairShare()
         self._turns: dict[BuilderName, int] = {}
-        self._jobset_turns: dict[JobsetName, int] = {}
 
     # --- What is told ----------------------------------------------------------------------
+
+    def recall(self, usage: Mapping[JobsetName, float]) -> None:
+        """Take over what jobsets were given before this began, in slot-seconds."""
+        self._fair.recall(usage)
 
     def demand(self, demands: Iterable[Demand], shares: Mapping[JobsetName, int]) -> None:
         """Replace what is wanted, and the shares of the declared jobsets."""
         wishes = tuple(demands)
-        for name, share in shares.items():
-            if share <= 0:
-                raise ValueError(f"jobset {name} has {share} shares: at least 1 is needed")
         for wanted in wishes:
             if wanted.jobset not in shares:
                 raise ValueError(f"jobset {wanted.jobset} wants something but has no shares")
-        self._demands, self._shares = wishes, dict(shares)
-        self._levels = {name: self._levels.get(name, self._served) for name in self._shares}
+        self._fair.declare(shares)
+        self._demands, self._names = wishes, list(shares)
         self._ranked = None
 
     def started(self, derivation: int, builder: BuilderName, *, now: float) -> None:
         """Charge the jobsets that want it from now on."""
         self._refresh(now)
-        levels = self._levels_at(now)
-        jobsets = self._jobsets(self._masks.get(derivation, 0))
-        if jobsets:
-            self._served = max(self._served, min(levels[name] for name in jobsets))
-            weight = self._graph[derivation].weight
-            self._running[derivation] = _Running(weight, now, jobsets)
+        self._fair.start(
+            derivation,
+            self._jobsets(self._masks.get(derivation, 0)),
+            weight=self._graph[derivation].weight,
+            waiting=self._waiting(now),
+            now=now,
+        )
         self._turns[builder] = max(self._turns.values(), default=0) + 1
-        turn = max(self._jobset_turns.values(), default=0) + 1
-        self._jobset_turns.update(dict.fromkeys(jobsets, turn))
-        self._forgive(levels, now)
 
     def finished(self, derivation: int, *, now: float) -> None:
         """Charge what it took in the end, however it ended."""
-        running = self._running.pop(derivation, None)
-        if running is not None:
-            for name in running.jobsets:
-                if name in self._levels:
-                    # The clock may have been set back meanwhile.
-                    took = max(0.0, now - running.started) / len(running.jobsets)
-                    self._levels[name] += took / self._shares[name]
+        self._fair.end(derivation, now=now)
 
-    def _forgive(self, levels: Mapping[JobsetName, float], now: float) -> None:
-        """Let nobody save up: raise those with nothing to do to what is being served."""
-        busy = {name for running in self._running.values() for name in running.jobsets}
+    def _waiting(self, now: float) -> Iterator[JobsetName]:
+        """Give the jobsets that have something to build now."""
         union = 0
         for heaps in self._heaps.values():
             for mask, heap in heaps.items():
                 if union | mask != union and self._head(heap, now) is not None:
                     union |= mask
-        busy.update(name for bit, name in enumerate(self._names) if union >> bit & 1)
-        for name, share in self._shares.items():
-            floor = self._served - CREDIT / share if name in busy else self._served
-            self._levels[name] += max(0.0, floor - levels[name])
+        return (name for bit, name in enumerate(self._names) if union >> bit & 1)
 
     # --- What is asked ---------------------------------------------------------------------
 
@@ -291,11 +261,7 @@ class Scheduler:
         if hopeless != self._hopeless:
             self._hopeless, self._ranked = hopeless, None
         self._refresh(now)
-        turn = max(self._jobset_turns.values(), default=0)
-        standings = {
-            name: (level, self._jobset_turns.get(name, 0))
-            for name, level in self._levels_at(now).items()
-        }
+        standings = self._fair.standings(now)
         taken: list[tuple[list[_Entry], _Entry]] = []
         assigned = []
         while (best := self._best(fleet, standings, now)) is not None:
@@ -305,11 +271,7 @@ class Scheduler:
             builder = fleet.choose(node)
             if builder is not None:
                 assigned.append(Assignment(node.id, builder))
-                jobsets = self._jobsets(mask)
-                turn += 1
-                for name in jobsets:
-                    cost = node.weight / len(jobsets) / self._shares[name]
-                    standings[name] = (standings[name][0] + cost, turn)
+                self._fair.anticipate(standings, self._jobsets(mask), node.weight)
         for heap, entry in taken:
             heapq.heappush(heap, entry)
         return assigned
@@ -375,7 +337,7 @@ class Scheduler:
             return
         self._ends.clear()
         self._ranked = self._graph.shape
-        self._names, self._members = list(self._shares), {}
+        self._members = {}
         bits = {name: 1 << bit for bit, name in enumerate(self._names)}
         roots: dict[int, int] = {}
         priorities: dict[int, int] = {}
@@ -437,12 +399,12 @@ class Scheduler:
     def _best(
         self,
         fleet: Fleet,
-        standings: Mapping[JobsetName, _Standing],
+        standings: Mapping[JobsetName, Standing],
         now: float,
     ) -> tuple[int, list[_Entry]] | None:
         """Give the heap whose head goes first of all that a builder has room for."""
         best: tuple[int, list[_Entry]] | None = None
-        first: tuple[bool, _Standing, _Entry] | None = None
+        first: tuple[bool, Standing, _Entry] | None = None
         for platform, heaps in self._heaps.items():
             if not fleet.has_room(platform):
                 continue
@@ -462,14 +424,6 @@ class Scheduler:
             names = tuple(name for bit, name in enumerate(self._names) if mask >> bit & 1)
             self._members[mask] = names
         return names
-
-    def _levels_at(self, now: float) -> dict[JobsetName, float]:
-        levels = dict(self._levels)
-        for running in self._running.values():
-            for name in running.jobsets:
-                if name in levels:
-                    levels[name] += running.charge(now) / self._shares[name]
-        return levels
 
 
 def _refusals(fleet: Fleet, slots: Slots, node: Node) -> list[Refusal]:

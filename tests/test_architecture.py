@@ -38,7 +38,7 @@ PURE: list[set[str]] = [
     {"plan"},
     {"work"},
     {"scheduler"},
-    {"prospects"},
+    {"fair_share", "prospects"},
     {"graph", "quarantine", "transitions"},
     {"model"},
     {"states"},

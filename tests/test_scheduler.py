@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reconciler.fair_share import CREDIT
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import Builder, BuilderName, BuildState, JobsetName
 from reconciler.scheduler import (
     BUILTIN,
-    CREDIT,
     Assignment,
     Demand,
     Obstacle,
@@ -23,7 +23,7 @@ from reconciler.scheduler import (
 
 X86, ARM = "x86_64-linux", "aarch64-linux"
 KVM = frozenset({"kvm"})
-WEB, LIB = JobsetName("web"), JobsetName("lib")
+WEB, LIB, NEW = JobsetName("web"), JobsetName("lib"), JobsetName("new")
 # A busy machine is no fault of the code.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -488,6 +488,22 @@ def test_idleness_is_not_saved_up() -> None:
     farm.scheduler.demand([*demands, *want(LIB, *range(1001, 1501))], {WEB: 1, LIB: 1})
     farm.run(most=240)
     assert abs(sum(key > 1000 for key in farm.built[200:]) - 20) <= 2
+
+
+def test_what_was_given_before_a_restart_counts() -> None:
+    graph = Graph()
+    graph.add(node(key) for key in range(1, 10))
+    scheduler = Scheduler(graph)
+    scheduler.recall({WEB: 60.0, LIB: 20.0})
+    demands = [*want(WEB, 1, 2, 3), *want(LIB, 4, 5, 6), *want(NEW, 7, 8, 9)]
+    # By its shares lib is at 2 only, and so is the newcomer; the id decides between them.
+    scheduler.demand(demands, {WEB: 10, LIB: 10, NEW: 1})
+    chosen = scheduler.assignments([machine("m", jobs=9)], now=0)
+    assert sorted(each.derivation for each in chosen[:6]) == [4, 5, 6, 7, 8, 9]
+    assert [each.derivation for each in chosen[6:]] == [1, 2, 3]
+    # Later wishes begin nothing anew.
+    scheduler.demand(demands, {WEB: 10, LIB: 10, NEW: 1})
+    assert scheduler.assignments([machine("m", jobs=9)], now=0) == chosen
 
 
 def test_one_that_waited_for_a_lost_builder_is_preferred_for_a_bounded_time() -> None:

@@ -246,3 +246,20 @@ def _run(database: Database, script: str) -> None:
 def m001_first(database: Database) -> None:
     """Everything from a declared jobset to a path in a cache."""
     _run(database, _SCHEMA_1)
+
+
+@migrations()
+def m002_charges(database: Database) -> None:
+    """Who an attempt was made for: a jobset that goes takes its part with it."""
+    _run(
+        database,
+        """
+CREATE TABLE charge (
+    attempt INTEGER NOT NULL REFERENCES attempt(id) ON DELETE CASCADE,
+    jobset INTEGER NOT NULL REFERENCES jobset(id) ON DELETE CASCADE,
+    PRIMARY KEY (attempt, jobset)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX charge_jobset ON charge(jobset);
+""",
+    )

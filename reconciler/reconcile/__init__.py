@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 
-from reconciler.database import declared, observe
+from reconciler.database import declared, observe, usage
 from reconciler.errors import NixError
 from reconciler.model import CacheName, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
@@ -37,6 +37,7 @@ async def start(farm: Farm, *, now: float) -> None:
     await farm.store.connection()
     collected = await _find_lost(farm, now=now)
     _load(farm)
+    farm.work.scheduler.recall(usage.recent_usage(farm.database, now=now))
     farm.adopt(farm.desired, now=now)
     farm.away = {each: away for each, away in farm.away.items() if farm.work.jobs(each)}
     collected |= await _find_lost_derivations(farm)

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from reconciler import plan
 from reconciler.build.attempt import Order
-from reconciler.database import built, evaluated, observe, pushed, retention
+from reconciler.database import built, evaluated, observe, pushed, retention, usage
 from reconciler.model import BuildState, PushScope, PushState
 from reconciler.plan import RunningBuild
 from reconciler.reconcile.farm import Farm
@@ -91,6 +91,7 @@ def _evaluate(farm: Farm, action: plan.Evaluate, *, now: float) -> None:
 
 def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
     (attempt,) = built.begin_attempts(farm.database, [(action.derivation, action.builder)], now=now)
+    usage.charge(farm.database, attempt, farm.work.scheduler.jobsets(action.derivation))
     farm.work.graph.start(action.derivation)
     farm.work.scheduler.started(action.derivation, action.builder, now=now)
     farm.running[action.derivation] = RunningBuild(
