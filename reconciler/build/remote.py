@@ -138,12 +138,31 @@ class There:
 
     async def _missing(self, needed: Collection[StorePath]) -> Collection[StorePath]:
         """What the builder lacks of a closure. Where a path is valid, all that it refers to is."""
-        there = await self._builder.query_valid_paths(needed)
-        lacking = [path for path in needed if path not in there]
+        lacking = {*needed} - await self._builder.query_valid_paths(needed)
+        if lacking:
+            lacking -= await self._fetched(lacking - await self._local.query_valid_paths(lacking))
         if not lacking:
             return ()
         self._infos = await self._closure(lacking)
         return self._infos.keys() - await self._builder.query_valid_paths(self._infos)
+
+    async def _fetched(self, away: Collection[StorePath]) -> frozenset[StorePath]:
+        """Of what is not here, what the builder fetched by itself; the rest is fetched to here.
+
+        What a substituter has was never built, and is fetched only now that it is needed.
+        """
+        if not away:
+            return frozenset()
+        there = await self._builder.query_valid_paths(away, substitute=True)
+        for path in away:
+            if path not in there:
+                try:
+                    await self._local.ensure_path(path)
+                except NixError as error:
+                    raise NixError(
+                        f"{path} is needed by a build elsewhere, and is not in the store: {error}"
+                    ) from None
+        return there
 
     async def _copy_there(self, missing: Collection[StorePath]) -> None:
         found = await self._builder.query_valid_paths(missing, substitute=True)

@@ -192,6 +192,24 @@ async def test_what_the_builder_can_substitute_is_not_copied(newer_pair: Pair) -
     assert (await pair.make(drv))[0].status is BuildStatus.BUILT
 
 
+@pytest.mark.parametrize("which", ["builder", "here"])
+async def test_what_only_a_substituter_has_is_fetched(which: str) -> None:
+    with a_pair(newer_nix()) as pair:
+        base = pair.derivation("echo base > $out", name="base")
+        async with await pair.here.connect() as connection:
+            (path,) = (await connection.build(base)).outputs.values()
+        cache = f"file://{pair.here.store.root}/cache"
+        pair.here.run("nix", "copy", "--to", cache, path)
+        pair.here.run("nix-store", "--delete", path)
+        drv = pair.derivation("cat $base > $out", name="user", base=base)
+        store = pair.builder.store if which == "builder" else pair.here.store
+        conf = store.root / "conf/nix.conf"
+        conf.write_text(f"{conf.read_text()}substituters = {cache}?trusted=true\n")
+        assert (await pair.make(drv))[0].status is BuildStatus.BUILT
+        here = pair.here.store.store_dir / Path(path).name
+        assert here.exists() == (which == "here"), "the builder fetches by itself what it can"
+
+
 async def test_a_failed_build_is_a_result_with_its_log(pair: Pair) -> None:
     drv = pair.derivation("echo to no avail; exit 3")
     result, said = await pair.make(drv)
