@@ -39,7 +39,7 @@ async def refusals(uri: str, credentials: Path | None) -> list[str]:
     with pytest.raises(CacheError) as caught:
         await store.read("a")
     said.append(str(caught.value))
-    for count in (1, 99):
+    for count in (1, 300):
         with pytest.raises(CacheError) as caught:
             await store.present([str(number) for number in range(count)])
         said.append(str(caught.value))
@@ -115,7 +115,7 @@ async def test_what_s3_says_is_put_so_that_a_person_knows_the_mend(
         uri(proxy.address), credentials_file=s3_credentials(tmp_path / "keys")
     )
     with pytest.raises(CacheError) as caught:
-        await store.present([f"{number}.narinfo" for number in range(99)])
+        await store.present([f"{number}.narinfo" for number in range(300)])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     await store.close()
@@ -142,7 +142,7 @@ async def test_an_upload_in_parts_that_fails_is_given_up(proxy: FaultProxy, tmp_
 
 
 async def test_a_listing_in_no_order_is_not_believed(proxy: FaultProxy, tmp_path: Path) -> None:
-    names = [f"{number:03}.narinfo" for number in range(99)]
+    names = [f"{number:03}.narinfo" for number in range(300)]
     store = await S3Store.open(
         uri(proxy.address), credentials_file=s3_credentials(tmp_path / "keys")
     )
