@@ -47,6 +47,13 @@ def insert_and_break(database: Database) -> None:
         database.execute("INSERT INTO jobset(name, generation) VALUES ('a', 99)")
 
 
+def insert_vouched(database: Database, name: str, *, failing: bool = False) -> None:
+    with database.vouched_transaction():
+        database.execute("INSERT INTO jobset(name, generation) VALUES (?, 99)", (name,))
+        if failing:
+            raise ValueError("in the middle")
+
+
 def insert_much(database: Database) -> None:
     with database.transaction():
         for _ in range(1000):
@@ -108,6 +115,20 @@ def test_foreign_keys_and_states_are_enforced(database: Database) -> None:
         insert_derivation(database)
     with pytest.raises(sqlite3.IntegrityError), database.transaction():
         database.execute("INSERT INTO build(derivation, state, queued_at) VALUES (1, 'odd', 0)")
+
+
+def test_references_that_are_vouched_for_are_not_looked_up(database: Database) -> None:
+    insert_vouched(database, "a")
+    with pytest.raises(ValueError, match="in the middle"):
+        insert_vouched(database, "lost", failing=True)
+    assert [row[0] for row in database.query("SELECT name FROM jobset")] == ["a"]
+    with pytest.raises(sqlite3.IntegrityError), database.transaction():  # as ever, afterwards
+        database.execute("INSERT INTO jobset(name, generation) VALUES ('b', 99)")
+
+
+def test_within_another_transaction_nothing_is_vouched_for(database: Database) -> None:
+    with pytest.raises(sqlite3.IntegrityError), database.transaction():
+        insert_vouched(database, "a")
 
 
 def test_a_second_live_attempt_is_refused(database: Database) -> None:
