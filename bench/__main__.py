@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import builds, caches, state
+from bench import builds, caches, scheduling, state
 from bench.lab import FULL, QUICK, Lab
 from bench.measure import FailedError, Row, table
 from tests.support.private_store import PrivateStore, stores_root
@@ -35,6 +35,9 @@ GROUPS = (
     ((10,), caches.push),
     ((11,), builds.processes),
     ((12,), state.status),
+    ((13,), scheduling.orders),
+    ((14,), scheduling.cost),
+    ((15,), scheduling.fairness),
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -29,10 +29,23 @@ class Sizes:
     """Thousands of derivations of the large graphs; the last is used for the state's rows."""
     paths: int
     """Pushed to a cache."""
+    simulated: tuple[int, ...]
+    """Thousands of derivations of the simulated graphs."""
 
 
-FULL = Sizes(rounds=3, layers=20, chain=100, wide=100, skew=1.0, large=(20, 100), paths=1000)
-QUICK = Sizes(rounds=3, layers=4, chain=40, wide=40, skew=0.3, large=(10,), paths=200)
+FULL = Sizes(
+    rounds=3,
+    layers=20,
+    chain=100,
+    wide=100,
+    skew=1.0,
+    large=(20, 100),
+    paths=1000,
+    simulated=(1, 20, 250),
+)
+QUICK = Sizes(
+    rounds=3, layers=4, chain=40, wide=40, skew=0.3, large=(10,), paths=200, simulated=(1, 20)
+)
 
 
 @dataclass(frozen=True, slots=True)
