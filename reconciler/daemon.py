@@ -13,10 +13,11 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler import config, reconcile
+from reconciler import config, notify, reconcile
 from reconciler.build import log as build_log
 from reconciler.config import ConfigError
 from reconciler.database import Database, StateLock, observe, open_writer, recovery
@@ -24,7 +25,11 @@ from reconciler.errors import StateError
 from reconciler.executor import Places
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
+from reconciler.notify import ServiceManager
+from reconciler.reconcile import Tick, reload
+from reconciler.reconcile.activity import activity
 from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
+from reconciler.status import counted
 from reconciler.store import Store
 
 if TYPE_CHECKING:
@@ -34,10 +39,13 @@ Observer = Callable[[Database, float], None]
 """Is shown the database after every tick; reads only."""
 
 DOCUMENT_CHECK = 30.0
-"""Seconds between looks at the document although no watch reported a change."""
+"""Seconds between looks at the document although no watch reported a change, and at the secrets,
+which are not watched."""
 CONFIG_KEY = ""
 """The watch key of the document; a jobset's source has the jobset's name, never empty."""
 WAKE_SOCKET = "wake"
+SIGNS_OF_LIFE = 3
+"""In the time after which the service manager takes us for hung; it advises two or more."""
 ONCE_FAILURES = 3
 """`run --once` gives a path or a builder up after so many failures; the daemon never does."""
 
@@ -49,10 +57,12 @@ def run(
     environment: Mapping[str, str],
     once: bool,
     observe: Observer,
+    stop_after: float = 0.0,
 ) -> bool:
     """Reconcile until told to stop, or (`once`) until nothing is left that could go on.
 
-    Gives whether it got there. ReconcilerError for what keeps it from starting.
+    Told to stop, what is being built has `stop_after` seconds to come to its end. Gives whether it
+    got there. ReconcilerError for what keeps it from starting.
     """
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
@@ -62,12 +72,25 @@ def run(
             "Name another one with --state-dir."
         ) from error
     calm_collector()
-    places = Places(state_dir=state_dir, environment=environment)
+    manager = ServiceManager() if once else ServiceManager.of(environment)
+    passed_on = {n: value for n, value in environment.items() if n not in notify.VARIABLES}
+    places = Places(state_dir=state_dir, environment=passed_on)
+    ways = _Ways(once=once, stop_after=stop_after, observe=observe, manager=manager)
     with StateLock(state_dir):
-        return asyncio.run(_run(config, places, observe=observe, once=once))
+        return asyncio.run(_run(config, places, ways))
 
 
-async def _run(config_path: Path, places: Places, *, observe: Observer, once: bool) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """How it runs, and whom it tells."""
+
+    once: bool
+    stop_after: float
+    observe: Observer
+    manager: ServiceManager
+
+
+async def _run(config_path: Path, places: Places, ways: _Ways) -> bool:
     """Have Nix start up while the state and the document are read, then loop."""
     store = open_store(places)
     nix = asyncio.create_task(nix_settings.read(places.environment))
@@ -76,7 +99,7 @@ async def _run(config_path: Path, places: Places, *, observe: Observer, once: bo
         await _let_start()
         database = open_writer(places.state_dir, now=time.time())
         try:
-            loop = _Loop(config_path, places, database, store, observe=observe, once=once)
+            loop = _Loop(config_path, places, database, store, ways)
             return await loop.run(nix)
         finally:
             database.close()
@@ -101,18 +124,23 @@ class _Loop:
         places: Places,
         database: Database,
         store: Store,
-        *,
-        observe: Observer,
-        once: bool,
+        ways: _Ways,
     ) -> None:
         self._config_path = config_path
         self._places = places
         self._database = database
         self._store = store
-        self._observe = observe
-        self._once = once
+        self._ways = ways
+        self._once = ways.once
+        self._manager = ways.manager
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stop_asked = 0
+        """How often it was told to stop."""
+        self._reload_asked = False
+        self._announced = False
+        """The manager was told that what was started or reloaded is done."""
+        self._secrets_at = 0.0
+        """When to look at the secrets again."""
         self._document = b""
         self._changed: set[str] = set()
 
@@ -133,10 +161,13 @@ class _Loop:
             farm.fault("document", str(self._config_path), "invalid", problem)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._stop)
+        if not self._once:  # which ends with its terminal
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._ask_reload)
         watcher = None if self._once else self._watcher()
         listener = _listen(self._places.state_dir / WAKE_SOCKET, self._wake.set)
         try:
             await reconcile.start(farm, now=time.time())
+            reload.look_at_secrets(farm)
             farm.hold_jobs()
             if watcher is not None:
                 self._watch(watcher, farm)
@@ -151,7 +182,7 @@ class _Loop:
     # --- Ticking ---------------------------------------------------------------------------
 
     async def _ticks(self, farm: Farm, watcher: Watcher | None) -> bool:
-        while not self._stopping:
+        while not self._stop_asked:
             self._wake.clear()
             now = time.time()
             if not self._once:
@@ -159,7 +190,7 @@ class _Loop:
             tick = reconcile.tick(farm, now=now)
             await asyncio.sleep(0)  # what was started gets going before anybody is told of it
             farm.executor.raise_crash()
-            self._observe(self._database, now)
+            self._tell(farm, tick, now=now)
             if not farm.executor.busy:
                 if tick.plan.actions:
                     continue  # what they changed at once may call for more
@@ -170,19 +201,60 @@ class _Loop:
                 await farm.executor.rest()
                 await farm.store.release_protected()
             await self._sleep(tick.plan.wake_at)
+        await self._wind_down(farm)
         return not self._once
+
+    def _tell(self, farm: Farm, tick: Tick, *, now: float) -> None:
+        """Tell everybody of a tick."""
+        self._ways.observe(self._database, now)
+        self._manager.alive()
+        self._manager.status(activity(farm, tick))
+        if not self._announced:
+            self._manager.ready()
+            self._announced = True
 
     async def _sleep(self, until: float | None) -> None:
         """Wait for a wake-up, or until it is time to look again by ourselves."""
-        patience = DOCUMENT_CHECK
-        if until is not None:
-            patience = min(patience, max(0.0, until - time.time()))
+        await self._rest(
+            DOCUMENT_CHECK if until is None else min(DOCUMENT_CHECK, until - time.time())
+        )
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for a wake-up, for so long at most, or until it is time for a sign of life."""
+        if self._manager.watchdog is not None:
+            seconds = min(seconds, self._manager.watchdog / SIGNS_OF_LIFE)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), patience)
+            await asyncio.wait_for(self._wake.wait(), max(0.0, seconds))
+
+    # --- Signals ---------------------------------------------------------------------------
+
+    def _ask_reload(self) -> None:
+        self._reload_asked = True
+        self._wake.set()
 
     def _stop(self) -> None:
-        self._stopping = True
+        self._manager.stopping()
+        self._stop_asked += 1
         self._wake.set()
+
+    async def _wind_down(self, farm: Farm) -> None:
+        """Let what is being built come to its end, within bounds; begin nothing.
+
+        All else loses little by being cut off, and is taken up by the next start. So are builds
+        that take too long, or all when a second signal comes: their work is lost.
+        """
+        end = time.monotonic() + self._ways.stop_after
+        for jobset in farm.desired.jobsets:
+            farm.executor.stop_evaluation(jobset)
+        while farm.running and self._stop_asked == 1 and time.monotonic() < end:
+            self._manager.alive()
+            self._manager.status(f"stopping: {counted(len(farm.running), 'build')} may still end")
+            await self._rest(end - time.monotonic())
+            self._wake.clear()
+            now = time.time()
+            reconcile.record_ends(farm, now=now)
+            farm.executor.raise_crash()
+            self._ways.observe(self._database, now)
 
     # --- The document and watched sources --------------------------------------------------
 
@@ -199,10 +271,13 @@ class _Loop:
 
     def _notice_changes(self, farm: Farm, watcher: Watcher | None, *, now: float) -> None:
         digest = _digest(self._config_path)
-        if digest != self._document:
+        if self._reload_asked or digest != self._document:
             self._document = digest
             self._reload(farm, now=now)
             self._changed.add(CONFIG_KEY)
+        elif now >= self._secrets_at:
+            reload.look_at_secrets(farm)
+            self._secrets_at = now + DOCUMENT_CHECK
         if self._changed and watcher is not None:
             self._watch(watcher, farm)
         for key in [*self._changed]:
@@ -211,13 +286,15 @@ class _Loop:
                 farm.trigger(JobsetName(key), cause="its folder changed", force=False)
 
     def _reload(self, farm: Farm, *, now: float) -> None:
-        try:
-            desired = config.load(self._config_path)
-        except ConfigError as error:
-            farm.fault("document", str(self._config_path), "invalid", str(error))
-            return
-        farm.fault("document", str(self._config_path), "invalid", None)
-        farm.adopt(desired, now=now)
+        """Take up the document; what was asked for is told to be done after the next tick."""
+        if self._announced:
+            self._manager.reloading()
+            self._announced = False
+        reload.take_up(farm, self._config_path, now=now)
+        reload.look_at_secrets(farm)
+        if self._reload_asked:
+            self._reload_asked = False
+            reload.try_again(farm)
 
     def _watch(self, watcher: Watcher, farm: Farm) -> None:
         wanted = [(CONFIG_KEY, self._config_path)]

@@ -30,7 +30,7 @@ EFFECTS: list[set[str]] = [
     {"nix"},
     {"source"},
     {"config"},
-    {"process", "watch"},
+    {"notify", "process", "secrets", "watch"},
 ]
 PURE: list[set[str]] = [
     {"explain"},

@@ -14,6 +14,8 @@ from reconciler.cli.state import reading
 from reconciler.cli.status import read_report
 from reconciler.cli.status_text import mark
 from reconciler.cli.text import columns, lasting, on_terminal, wrapped
+from reconciler.errors import UsageError
+from reconciler.quantities import QuantityError, duration
 from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs, held
 
 
@@ -24,8 +26,16 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
     reconciler run             the daemon, until it is told to stop
     reconciler run --once      until nothing is left to do
     reconciler --config farm.yaml --state-dir ./state run --once
+    reconciler run --stop-after 2m
     """,
     notes="""
+    Signals:
+      HUP        read the document and the secrets again, and try at once what
+                 waits after failures (builders, pushes); builds go on
+      TERM, INT  end; what is being built has --stop-after to come to its end,
+                 and what takes longer is built anew by the next start
+      a second   end at once
+
     Exit status with --once:
       0  all is as declared
       1  something failed (reconciler status tells what)
@@ -35,12 +45,20 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
     """,
 )
 @click.option("--once", is_flag=True, help="End when nothing is left that could go on.")
-def run(*, once: bool) -> None:
+@click.option(
+    "--stop-after", default="0s", show_default=True, metavar="TIME", envvar="RECONCILER_STOP_AFTER",
+    help="How long running builds may go on when it is told to stop; or $RECONCILER_STOP_AFTER.",
+)  # fmt: skip
+def run(*, once: bool, stop_after: str) -> None:
     """Make what is there what is declared, and keep it so.
 
     Evaluates, builds and pushes. Without --once it is the daemon, and goes on until SIGTERM or ^C.
     """
     where, began = settings(), time.time()
+    try:
+        patience = duration(stop_after)
+    except QuantityError as error:
+        raise UsageError(f"--stop-after {stop_after}: {error}") from error
     live = None
     if once and on_terminal():
         from reconciler.cli.run_live import Live  # noqa: PLC0415 - only for a terminal
@@ -54,6 +72,7 @@ def run(*, once: bool) -> None:
             environment=dict(os.environ),
             once=once,
             observe=view.observe,
+            stop_after=patience,
         )
     finally:
         if live is not None:

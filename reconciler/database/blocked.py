@@ -308,7 +308,8 @@ def slots_of(
     wrong: dict[BuilderName, str] = {
         row[0]: row[1]
         for row in database.query(
-            "SELECT name, message FROM condition WHERE kind = 'builder' AND reason = 'quarantined'"
+            "SELECT name, message FROM condition"
+            " WHERE kind = 'builder' AND reason IN ('quarantined', 'secret-missing')"
         )
     }
     return tuple(

@@ -15,7 +15,7 @@ from reconciler.errors import NixError
 from reconciler.model import CacheName, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
 from reconciler.reconcile import act, collect, requests
-from reconciler.reconcile.farm import Away, Farm
+from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.store import Whereabouts
 from reconciler.work import LiveBuild
 
@@ -100,11 +100,7 @@ async def _find_lost_derivations(farm: Farm) -> bool:
 
 def tick(farm: Farm, *, now: float) -> Tick:
     """One pass."""
-    ended = farm.executor.drain()
-    if ended:
-        with farm.database.transaction():
-            for outcome in ended:
-                collect.collect(farm, outcome, now=now)
+    record_ends(farm, now=now)
     for request in observe.open_requests(farm.database):
         requests.answer(farm, request, now=now)
     observed = look(farm, now=now)
@@ -115,6 +111,15 @@ def tick(farm: Farm, *, now: float) -> Tick:
                 act.act(farm, action, now=now)
     _report(farm, decided, now=now)
     return Tick(plan=decided, observed=observed)
+
+
+def record_ends(farm: Farm, *, now: float) -> None:
+    """The part of a pass that begins nothing: write down what has ended."""
+    ended = farm.executor.drain()
+    if ended:
+        with farm.database.transaction():
+            for outcome in ended:
+                collect.collect(farm, outcome, now=now)
 
 
 def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int) -> bool:
@@ -223,7 +228,7 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
     queue = observe.push_queue(farm.database, name, now=now, batch=PUSH_BATCH)
     closing = farm.closing.get(name, set())
     return ObservedCache(
-        due=queue.due,
+        due=() if ("cache", name, KEYLESS) in farm.faults else queue.due,
         next_due_at=queue.next_due_at,
         failures=queue.failures,
         unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys())),

@@ -37,6 +37,8 @@ from reconciler.work import LiveBuild, Work
 
 FaultKey = tuple[str, str, str]
 """Kind of the object, its name, the reason."""
+KEYLESS = "secret-missing"
+"""The reason of a fault that keeps a builder or a cache from being used at all."""
 
 
 def calm_collector() -> None:
@@ -151,11 +153,12 @@ class Farm:
     def _slots(self, builder: Builder, taken: int, *, now: float) -> Slots:
         trouble = self.troubles.get(builder.name)
         away = trouble is not None and trouble.quarantined and now < trouble.until
+        no_key = self.faults.get(("builder", builder.name, KEYLESS))
         return Slots(
             builder=builder,
             systems=self.systems if builder.systems is None else frozenset(builder.systems),
             free=quarantine.free(trouble, slots=builder.max_jobs, taken=taken, now=now),
-            unavailable=trouble.message if trouble is not None and away else None,
+            unavailable=trouble.message if trouble is not None and away else no_key,
             until=trouble.until if trouble is not None and away else None,
         )
 

@@ -1,6 +1,7 @@
 """Runs the daemon as `reconciler run` does.
 
-`python -m tests.support.run_daemon CONFIG STATE [--once] [--as-nobody]`
+`python -m tests.support.run_daemon CONFIG STATE [--once] [--as-nobody]`; how long builds may go on
+when it is told to stop is in RECONCILER_STOP_AFTER, in seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def main() -> int:
             environment=os.environ,
             once="--once" in sys.argv,
             observe=lambda _database, _now: None,
+            stop_after=float(os.environ.get("RECONCILER_STOP_AFTER", "0")),
         )
     except ReconcilerError as error:
         sys.stdout.write(f"error: {error}\n")
