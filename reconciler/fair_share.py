@@ -7,7 +7,9 @@ it, and reads no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.model import JobsetName
@@ -26,8 +28,74 @@ class _Running:
     started: float
     jobsets: tuple[JobsetName, ...]
 
-    def charge(self, now: float) -> float:
-        return max(self.weight, now - self.started) / len(self.jobsets)
+
+class _Charges:
+    """What the running builds cost: of each its weight, or what it took so far if that is more,
+    shared out evenly among its jobsets.
+
+    Kept as sums that grow with time, since on a large farm hundreds of builds run and this is
+    asked for twice for each one that starts.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[int, _Running] = {}
+        self._builds: Counter[JobsetName] = Counter()
+        self._start_over(0.0)
+
+    def _start_over(self, now: float) -> None:
+        self._since = self._latest = now
+        self._fixed: defaultdict[JobsetName, float] = defaultdict(float)
+        self._growing: defaultdict[JobsetName, float] = defaultdict(float)  # with each second
+        self._due: list[tuple[float, int]] = []
+        self._overdue: set[int] = set()
+        for build, running in self._running.items():
+            self._expect(build, running)
+
+    def add(self, build: int, running: _Running) -> None:
+        if not self._running:
+            self._start_over(running.started)  # also without what rounding left in the sums
+        self._running[build] = running
+        self._builds.update(running.jobsets)
+        self._expect(build, running)
+
+    def pop(self, build: int) -> _Running | None:
+        running = self._running.pop(build, None)
+        if running is not None:
+            self._builds.subtract(running.jobsets)
+            if build in self._overdue:
+                self._overdue.discard(build)
+                self._change(running, fixed=running.started - self._since, growing=-1)
+            else:
+                self._change(running, fixed=-running.weight)
+        return running
+
+    def at(self, now: float) -> dict[JobsetName, float]:
+        """Slot-seconds of each jobset of which something runs."""
+        if now < self._latest:
+            self._start_over(now)  # the clock was set back: what is overdue may be so no longer
+        self._latest = now
+        while self._due and self._due[0][0] <= now:
+            when, build = heapq.heappop(self._due)
+            running = self._running.get(build)
+            if running is not None and running.started + running.weight == when:
+                self._overdue.add(build)
+                started = running.started - self._since
+                self._change(running, fixed=-started - running.weight, growing=1)
+        passed = now - self._since
+        return {
+            name: self._fixed[name] + self._growing[name] * passed
+            for name, builds in self._builds.items()
+            if builds
+        }
+
+    def _expect(self, build: int, running: _Running) -> None:
+        self._change(running, fixed=running.weight)
+        heapq.heappush(self._due, (running.started + running.weight, build))
+
+    def _change(self, running: _Running, *, fixed: float, growing: int = 0) -> None:
+        for name in running.jobsets:
+            self._fixed[name] += fixed / len(running.jobsets)
+            self._growing[name] += growing / len(running.jobsets)
 
 
 class FairShare:
@@ -36,7 +104,7 @@ class FairShare:
     def __init__(self) -> None:
         self._shares: dict[JobsetName, int] = {}
         self._levels: dict[JobsetName, float] = {}
-        self._running: dict[int, _Running] = {}
+        self._charges = _Charges()
         self._turns: dict[JobsetName, int] = {}
         self._served = 0.0  # the highest level at which a build was started
         self._recalled: dict[JobsetName, float] = {}  # until shares are declared
@@ -66,10 +134,9 @@ class FairShare:
     def levels(self, now: float) -> dict[JobsetName, float]:
         """Give the level of each declared jobset, with what runs."""
         levels = dict(self._levels)
-        for running in self._running.values():
-            for name in running.jobsets:
-                if name in levels:
-                    levels[name] += running.charge(now) / self._shares[name]
+        for name, seconds in self._charges.at(now).items():
+            if name in levels:
+                levels[name] += seconds / self._shares[name]
         return levels
 
     def standings(self, now: float) -> dict[JobsetName, Standing]:
@@ -98,14 +165,14 @@ class FairShare:
         levels = self.levels(now)
         if jobsets:
             self._served = max(self._served, min(levels[name] for name in jobsets))
-            self._running[build] = _Running(weight, now, jobsets)
+            self._charges.add(build, _Running(weight, now, jobsets))
         turn = max(self._turns.values(), default=0) + 1
         self._turns.update(dict.fromkeys(jobsets, turn))
-        self._forgive(levels, waiting)
+        self._forgive(levels, {*self._charges.at(now), *waiting})
 
     def end(self, build: int, *, now: float) -> None:
         """Charge what it took in the end."""
-        running = self._running.pop(build, None)
+        running = self._charges.pop(build)
         if running is not None:
             for name in running.jobsets:
                 if name in self._levels:
@@ -113,10 +180,8 @@ class FairShare:
                     took = max(0.0, now - running.started) / len(running.jobsets)
                     self._levels[name] += took / self._shares[name]
 
-    def _forgive(self, levels: Mapping[JobsetName, float], waiting: Iterable[JobsetName]) -> None:
+    def _forgive(self, levels: Mapping[JobsetName, float], busy: Collection[JobsetName]) -> None:
         """Let nobody save up: raise those with nothing to do to what is being served."""
-        busy = {name for running in self._running.values() for name in running.jobsets}
-        busy.update(waiting)
         for name, share in self._shares.items():
             floor = self._served - CREDIT / share if name in busy else self._served
             self._levels[name] += max(0.0, floor - levels[name])
