@@ -85,7 +85,8 @@ let
     let
       part = resolve reference;
       named = lib.toList part.type;
-      type = kinds.${builtins.head (builtins.filter (kind: kind != "null") named)} part;
+      either = map (kind: kinds.${kind} part) (builtins.filter (kind: kind != "null") named);
+      type = if builtins.length either == 1 then builtins.head either else types.oneOf either;
     in
     if part ? oneOf then
       exclusive (map resolve part.oneOf)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.model import BuilderName, BuildState
+from reconciler.resources import Needs
 from reconciler.scheduler import Slots
 from reconciler.status import JobState, counted, job_state
 from reconciler.work import LiveBuild, Work
@@ -70,15 +71,17 @@ def explain(
     now: float,
     needless: bool = False,
     fails_at: Mapping[int, float] | None = None,
+    asked: Mapping[int, Needs] | None = None,
 ) -> Explanation:
     """Explain one that does not exist, from all below it that does not exist either.
 
     `attempts`: after so many infrastructure failures a build counts as failed; `needless`: only
     what cannot be built needs it; `fails_at`: of what no builder can build but waits for one,
-    when it counts as failed.
+    when it counts as failed; `asked`: what rules say that builds take.
     """
     waits = fails_at or {}
     work = Work({})
+    work.need(asked or {})
     work.join(builds)
     hopeless = {*work.scheduler.unsupported(slots)}
     hopeless |= {each.id for each in builds if each.state.live and each.unsupported is not None}

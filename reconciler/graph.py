@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from reconciler.errors import StateError
 from reconciler.model import BuilderName, BuildState
+from reconciler.resources import NOTHING, Needs
 
 SHOWN = 12
 """How much of a cycle a message shows."""
@@ -37,6 +38,8 @@ class Platform(NamedTuple):
 
     system: str
     features: frozenset[str] = frozenset()
+    needs: Needs = NOTHING
+    """What it takes of the builder's resources while it is being built."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -103,8 +106,8 @@ class Graph:
 
     @property
     def shape(self) -> int:
-        """A number that grows when nodes or edges are added, or what ended is queued again:
-        rankings are then out of date.
+        """A number that grows when nodes or edges are added, what ended is queued again, or one
+        asks something else of a builder: rankings are then out of date.
         """
         return self._shape
 
@@ -248,6 +251,15 @@ class Graph:
         self._drop(known)
         return unlocked
 
+    def ask(self, node: int, platform: Platform) -> None:
+        """Have one ask something else of a builder."""
+        known = self._nodes[node]
+        if known.platform != platform:
+            self._forget_platform(known)
+            known.platform = platform
+            self._platforms[platform] += 1
+            self._shape += 1
+
     def remove(self, nodes: Iterable[int]) -> None:
         """Take out withdrawn ones, all or nothing; ValueError if what stays needs one of them."""
         gone = {key: self._nodes[key] for key in nodes}
@@ -280,6 +292,9 @@ class Graph:
         self._ready.discard(node.id)
         self._stale.update(i for i in node.inputs if i in self._nodes)
         self._stale.discard(node.id)
+        self._forget_platform(node)
+
+    def _forget_platform(self, node: Node) -> None:
         self._platforms[node.platform] -= 1
         if not self._platforms[node.platform]:
             del self._platforms[node.platform]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from reconciler.resources import Amount, Needs
 from reconciler.states import (
     BuilderName,
     BuildState,
@@ -24,6 +25,7 @@ from reconciler.states import (
 )
 
 __all__ = [
+    "Amount",
     "AttemptResult",
     "BuildProduct",
     "BuildState",
@@ -45,12 +47,14 @@ __all__ = [
     "JobsetName",
     "Limits",
     "Metric",
+    "Needs",
     "Outcome",
     "OutputFact",
     "PathInfo",
     "PathSource",
     "PushScope",
     "PushState",
+    "ResourceRule",
     "Retry",
     "Source",
     "StorePath",
@@ -120,6 +124,14 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceRule:
+    """What the builds of a jobset's jobs take whose names match a glob."""
+
+    match: str
+    needs: Needs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Jobset:
     """A declared jobset."""
 
@@ -139,6 +151,7 @@ class Jobset:
     limits: Limits
     retry: Retry
     evaluation: EvaluationSettings
+    resources: tuple[ResourceRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +169,8 @@ class Builder:
     drain: bool
     ssh_key_file: str | None = None
     public_host_key: str | None = None
+    resources: Mapping[str, Amount] = field(default_factory=dict)
+    """What it has of what builds take; of anything else it has nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

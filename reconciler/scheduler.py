@@ -21,31 +21,23 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from reconciler.fair_share import FairShare, Standing
-from reconciler.graph import Graph, Node, Platform
-from reconciler.model import Builder, BuilderName, JobsetName
+from reconciler.fleet import BUILTIN, Fleet, Obstacle, Refusal, Slots
+from reconciler.graph import Graph, Platform
+from reconciler.model import BuilderName, JobsetName
 from reconciler.prospects import Prospects
 
-BUILTIN = "builtin"
-"""The system of builders inside Nix itself (`builtin:fetchurl`): no particular machine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slots:
-    """A declared builder as it is now."""
-
-    builder: Builder
-    systems: frozenset[str]
-    """What it builds for, resolved: never empty because nothing is declared."""
-    free: int
-    """How many more builds it takes now."""
-    unavailable: str | None = None
-    """Why it takes nothing now (quarantined, unreachable); None: it does. Draining is declared,
-    and needs no reason here."""
-    until: float | None = None
-    """When an unavailable one is looked at again."""
+__all__ = [
+    "BUILTIN",
+    "Assignment",
+    "Demand",
+    "Fleet",
+    "Obstacle",
+    "Refusal",
+    "Scheduler",
+    "Slots",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,120 +58,6 @@ class Demand:
     """`meta.schedulingPriority`."""
     requested: bool = False
     """A person asked for it: it goes before everything that nobody asked for."""
-
-
-class Obstacle(StrEnum):
-    """Why a builder does not build a derivation. The first group lasts while both stay what
-    they are declared to be; the second passes.
-    """
-
-    SYSTEM = "system"
-    FEATURE = "feature"
-    MANDATORY = "mandatory-feature"
-    NO_SLOTS = "no-slots"
-
-    DRAINED = "drained"
-    UNAVAILABLE = "unavailable"
-    AVOIDED = "avoided"
-    FULL = "full"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One obstacle, and in words for a person."""
-
-    obstacle: Obstacle
-    message: str
-
-
-class Fleet:
-    """The builders during one round of assignments: who fits what, and how loaded each is."""
-
-    def __init__(self, slots: Sequence[Slots], turns: Mapping[BuilderName, int]) -> None:
-        self._slots = slots
-        self._native = any(s.builder.uri is None and s.builder.max_jobs > 0 for s in slots)
-        self._free = {s.builder.name: s.free for s in slots if not _closed(s)}
-        self._turns = dict(turns)
-        self._fitting: dict[Platform, list[Slots]] = {}
-
-    def mismatches(self, slots: Slots, platform: Platform) -> list[Refusal]:
-        """Say why the builder can never build for the platform; nothing: it can."""
-        found = []
-        builder = slots.builder
-        if platform.system == BUILTIN:
-            # Nix lets any machine run these. They are downloads, which are best made where the
-            # result is wanted and the credentials are: on the machine itself, if it builds.
-            if self._native and builder.uri is not None:
-                found.append(
-                    Refusal(Obstacle.SYSTEM, "builtin derivations are built on the local builder")
-                )
-        elif platform.system not in slots.systems:
-            known = ", ".join(sorted(slots.systems)) or "no system"
-            found.append(Refusal(Obstacle.SYSTEM, f"builds for {known}, not for {platform.system}"))
-        offered = {*builder.supported_features, *builder.mandatory_features}
-        if builder.uri is None:
-            # The Nix that made such a derivation has the feature switched on.
-            offered.add("ca-derivations")
-        found += [
-            Refusal(Obstacle.FEATURE, f"lacks the system feature {feature}")
-            for feature in sorted(platform.features - offered)
-        ]
-        found += [
-            Refusal(Obstacle.MANDATORY, f"takes only what requires the system feature {feature}")
-            for feature in sorted(set(builder.mandatory_features) - platform.features)
-        ]
-        if builder.max_jobs < 1:
-            found.append(Refusal(Obstacle.NO_SLOTS, "has no slots: maxJobs is 0"))
-        return found
-
-    def fitting(self, platform: Platform) -> list[Slots]:
-        """Give the declared builders that can build for the platform, whatever they do now."""
-        known = self._fitting.get(platform)
-        if known is None:
-            known = [s for s in self._slots if not self.mismatches(s, platform)]
-            self._fitting[platform] = known
-        return known
-
-    def hopeless(self, platforms: Iterable[Platform]) -> set[Platform]:
-        """Give those of the platforms that no declared builder can build for."""
-        return {platform for platform in platforms if not self.fitting(platform)}
-
-    def has_room(self, platform: Platform) -> bool:
-        """Whether a builder that fits takes a build now."""
-        return any(self._free.get(s.builder.name, 0) > 0 for s in self.fitting(platform))
-
-    def avoids(self, slots: Slots, node: Node) -> bool:
-        """Whether the node waits for another builder than this, its last attempt's."""
-        name = slots.builder.name
-        return node.avoid == name and any(
-            s.builder.name != name and s.builder.name in self._free
-            for s in self.fitting(node.platform)
-        )
-
-    def choose(self, node: Node) -> BuilderName | None:
-        """Take a slot on the builder expected to finish the node first; None if it must wait."""
-        able = [
-            s
-            for s in self.fitting(node.platform)
-            if self._free.get(s.builder.name, 0) > 0 and not self.avoids(s, node)
-        ]
-        local = [s for s in able if s.builder.uri is None] if node.prefer_local else []
-        if not able:
-            return None
-        name = min(local or able, key=self._slowness).builder.name
-        self._free[name] -= 1
-        self._turns[name] = max(self._turns.values(), default=0) + 1
-        return name
-
-    def _slowness(self, slots: Slots) -> tuple[float, int, BuilderName]:
-        # The node's own weight would be a factor of all of them.
-        builder = slots.builder
-        load = 1 - self._free[builder.name] / builder.max_jobs
-        return (1 + load) / builder.speed_factor, self._turns.get(builder.name, 0), builder.name
-
-
-def _closed(slots: Slots) -> bool:
-    return slots.builder.drain or slots.unavailable is not None
 
 
 # Of what is ready, the least goes first: not requested, priority and path negated, id.
@@ -266,8 +144,13 @@ class Scheduler:
         assigned = []
         while (best := self._best(fleet, standings, now)) is not None:
             mask, heap = best
+            node = self._graph[heap[0][-1]]
+            if not fleet.has_room(node.platform):
+                # What goes first keeps what is there of what it takes: else others, which take
+                # less and always find enough, would keep it waiting for ever.
+                fleet.reserve(node.platform)
+                continue
             taken.append((heap, heapq.heappop(heap)))
-            node = self._graph[taken[-1][1][-1]]
             builder = fleet.choose(node)
             if builder is not None:
                 assigned.append(Assignment(node.id, builder))
@@ -302,7 +185,7 @@ class Scheduler:
         """Say of each builder why it does not take the derivation now; nothing: it would."""
         node = self._graph[derivation]
         fleet = Fleet(slots, self._turns)
-        return {s.builder.name: tuple(_refusals(fleet, s, node)) for s in slots}
+        return {s.builder.name: fleet.refusals(s, node) for s in slots}
 
     def unsupported(self, slots: Sequence[Slots]) -> list[int]:
         """Give the queued ones that no declared builder can build, drained or not."""
@@ -402,11 +285,11 @@ class Scheduler:
         standings: Mapping[JobsetName, Standing],
         now: float,
     ) -> tuple[int, list[_Entry]] | None:
-        """Give the heap whose head goes first of all that a builder has room for."""
+        """Give the heap whose head goes first of all that a builder has room for, or a slot."""
         best: tuple[int, list[_Entry]] | None = None
         first: tuple[bool, Standing, _Entry] | None = None
         for platform, heaps in self._heaps.items():
-            if not fleet.has_room(platform):
+            if not fleet.has_room(platform) and not fleet.is_short(platform):
                 continue
             for mask, heap in heaps.items():
                 entry = self._head(heap, now)
@@ -424,18 +307,3 @@ class Scheduler:
             names = tuple(name for bit, name in enumerate(self._names) if mask >> bit & 1)
             self._members[mask] = names
         return names
-
-
-def _refusals(fleet: Fleet, slots: Slots, node: Node) -> list[Refusal]:
-    found = fleet.mismatches(slots, node.platform)
-    if slots.builder.drain:
-        found.append(Refusal(Obstacle.DRAINED, "is drained: it takes nothing new"))
-    if slots.unavailable is not None:
-        found.append(Refusal(Obstacle.UNAVAILABLE, slots.unavailable))
-    if fleet.avoids(slots, node):
-        found.append(
-            Refusal(Obstacle.AVOIDED, "the last attempt failed there: another builder is awaited")
-        )
-    if slots.free < 1:
-        found.append(Refusal(Obstacle.FULL, f"all {slots.builder.max_jobs} slots are taken"))
-    return found

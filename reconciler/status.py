@@ -175,6 +175,8 @@ class BuilderFacts:
     running: int
     drain: bool
     conditions: tuple[Condition, ...] = ()
+    resources: Mapping[str, str | int] = field(default_factory=dict)
+    """As the document writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import BuildState, DrvPath, Jobset, JobsetName, Limits
+from reconciler.resources import NOTHING, Needs, is_need, most, needs
 from reconciler.scheduler import Demand, Scheduler
 
 Bound = TypeVar("Bound", int, float)
@@ -63,6 +64,13 @@ def package_name(name: str) -> str:
 _VERSION = re.compile("-[^A-Za-z]")
 
 
+def platform_of(system: str, features: Iterable[str], asked: Needs = NOTHING) -> Platform:
+    """What a derivation asks of a builder, by its required features and by rules."""
+    required = tuple(features)
+    plain = frozenset(each for each in required if not is_need(each))
+    return Platform(system, plain, most((needs(required), asked)))
+
+
 class Work:
     """See the module's text."""
 
@@ -73,7 +81,8 @@ class Work:
         """As they joined: state and inputs are the graph's to know."""
         self.ids: dict[DrvPath, int] = {}
         self._durations = dict(durations)
-        self._platforms: dict[tuple[str, tuple[str, ...]], Platform] = {}
+        self._platforms: dict[tuple[str, tuple[str, ...], Needs], Platform] = {}
+        self._needs: Mapping[int, Needs] = {}
         self._jobs: dict[int, list[WantedJob]] = {}
         self._bits: dict[JobsetName, int] = {}
         self._version = 0
@@ -94,7 +103,7 @@ class Work:
         nodes = [
             Node(
                 id=key,
-                platform=self._platform(system, features, unsupported),
+                platform=self._platform(key, system, features, unsupported),
                 inputs=inputs,
                 state=state,
                 weight=self.expected_seconds(name, system),
@@ -115,16 +124,25 @@ class Work:
         self.ids.update({build.path: key for key, build in batch.items()})
 
     def _platform(
-        self, system: str, features: tuple[str, ...], unsupported: str | None
+        self, derivation: int, system: str, features: tuple[str, ...], unsupported: str | None
     ) -> Platform:
         """What it asks of a builder; what no Nix of ours can build asks for what nobody has."""
         if unsupported is not None:
             features = (*features, unsupported)
-        key = (system, features)
+        key = (system, features, self._needs.get(derivation, NOTHING))
         platform = self._platforms.get(key)
         if platform is None:
-            platform = self._platforms[key] = Platform(system, frozenset(features))
+            platform = self._platforms[key] = platform_of(*key)
         return platform
+
+    def need(self, asked: Mapping[int, Needs]) -> None:
+        """Replace what builds take by rules of their jobsets, by derivation."""
+        changed = [each for each in {*asked, *self._needs} if each in self.graph]
+        self._needs = dict(asked)
+        for each in changed:
+            build = self.builds[each]
+            platform = self._platform(each, build.system, build.features, build.unsupported)
+            self.graph.ask(each, platform)
 
     def leave(self, derivations: Collection[int]) -> None:
         """Forget the names of builds that left the graph."""

@@ -38,10 +38,10 @@ PURE: list[set[str]] = [
     {"plan"},
     {"work"},
     {"scheduler"},
-    {"fair_share", "prospects"},
+    {"fair_share", "fleet", "prospects"},
     {"graph", "quarantine", "transitions"},
     {"model"},
-    {"states"},
+    {"resources", "states"},
     {"problems", "quantities"},
     {"errors"},
 ]

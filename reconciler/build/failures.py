@@ -90,6 +90,7 @@ _WORDS: Mapping[Failure, tuple[str, ...]] = {
     Failure.REFUSED: (
         # For another system, or with features that this Nix does not offer.
         "is required to build",
+        "missing system features",
         "feature 'uid-range'",
         "experimental Nix feature '",
         # What the derivation asks for is not allowed, or makes no sense.

@@ -11,13 +11,16 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.build.place import Here, Place
-from reconciler.build.remote import RemoteBuilder
 from reconciler.model import Builder, BuilderName
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import Endpoint
 from reconciler.nix.protocol import ClientOptions
+
+if TYPE_CHECKING:
+    from reconciler.build.remote import RemoteBuilder
 
 MAX_AGE = 3600.0
 """Seconds for which a connection to a builder elsewhere is used: what was brought there over it is
@@ -62,6 +65,9 @@ class Pool:
             await kept.rest()
 
     async def _remote(self, builder: Builder) -> tuple[RemoteBuilder, _Kept]:
+        # Only a farm with builders elsewhere waits for it to be loaded.
+        from reconciler.build.remote import RemoteBuilder  # noqa: PLC0415
+
         found = self._there.get(builder.name)
         if found is not None and found[0].builder == builder:
             return found

@@ -26,9 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.binary_cache.order import reference_levels
+from reconciler.build import sending
 from reconciler.errors import NixError
 from reconciler.model import Builder, DrvPath, PathInfo, StorePath
-from reconciler.nix import basic_derivation, derivation, nar_dump, ssh
+from reconciler.nix import basic_derivation, nar_dump, ssh
 from reconciler.nix.basic_derivation import BasicDerivation
 from reconciler.nix.connection import Connection
 from reconciler.nix.logs import LogHandler
@@ -120,8 +121,9 @@ class There:
         What it needs is kept there from collection for as long as the connection lasts.
         """
         self._derivation = basic_derivation.read(drv)
-        self._inputs = inputs(self._derivation)
-        needed = self._inputs if self._sends(self._derivation) else self._inputs | {StorePath(drv)}
+        self._inputs = sending.inputs(self._derivation)
+        sent = sending.is_sent(self._builder, self._derivation)
+        needed = self._inputs if sent else self._inputs | {StorePath(drv)}
         with ssh.explained(self._builder.endpoint):
             # Direct inputs keep all that they refer to. Those that are valid already are nobody's:
             # unlike what is added, they would not be kept.
@@ -129,12 +131,6 @@ class There:
             async with self._uploads.claim(lambda: self._missing(needed)) as missing:
                 if missing:
                     await self._copy_there(missing)
-
-    def _sends(self, whole: BasicDerivation) -> bool:
-        """Whether the builder takes the derivation without its file. As Nix does, one that does
-        not say whether it trusts us is taken at its best.
-        """
-        return self._builder.trusted is not False or whole.content_addressed
 
     async def _missing(self, needed: Collection[StorePath]) -> Collection[StorePath]:
         """What the builder lacks of a closure. Where a path is valid, all that it refers to is."""
@@ -203,12 +199,7 @@ class There:
         if whole is None or whole.path != drv:
             raise RuntimeError(f"{drv} was not prepared")
         with ssh.explained(self._builder.endpoint):
-            if not self._sends(whole):
-                return await self._builder.build(drv, on_log=on_log)
-            result = await self._builder.build_derivation(whole, self._inputs, on_log=on_log)
-        if not result.status.success:
-            return result
-        return replace(result, outputs={name: StorePath(o[0]) for name, o in whole.outputs.items()})
+            return await sending.build(self._builder, whole, self._inputs, on_log=on_log)
 
     async def outputs(self, result: BuildResult) -> Mapping[str, PathInfo]:
         """What a good build made, as the builder has it."""
@@ -245,30 +236,6 @@ class There:
                 " trusted-users here, or let the builder sign what it builds (secret-key-files)"
                 " with a key of the trusted-public-keys here"
             ) from None
-
-
-def inputs(whole: BasicDerivation) -> frozenset[StorePath]:
-    """What a derivation uses directly: its sources, and the outputs wanted of other derivations.
-
-    NixError where a path among them, or of its own outputs, is known only after the build: Nix
-    then builds another derivation, in which all paths are known, and makes that one here only.
-    """
-    unknown = [name for name, (path, _, _) in whole.outputs.items() if not path]
-    found = set(whole.input_sources)
-    for drv, names in whole.input_derivations.items():
-        outputs = derivation.read(drv).outputs
-        for name in names:
-            path = outputs.get(name)
-            if path is None:
-                unknown.append(f"{name} of {drv}")
-            else:
-                found.add(path)
-    if unknown:
-        raise NixError(
-            f"{whole.path} can be built on this machine only: where its outputs or inputs are is"
-            f" not known before they are built ({', '.join(unknown)})"
-        )
-    return frozenset(found)
 
 
 def _in_order(infos: Iterable[PathInfo]) -> list[PathInfo]:

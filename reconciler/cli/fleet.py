@@ -12,7 +12,7 @@ from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import document_in_force, reading
 from reconciler.cli.status_text import mark
 from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table, wrapped
-from reconciler.database import report, running
+from reconciler.database import needs, report, running
 from reconciler.database.report import CacheContents
 from reconciler.database.running import BuilderError, LiveAttempt
 from reconciler.model import BuilderName
@@ -37,29 +37,52 @@ def builders(*, as_json: bool) -> None:
         ]
         builds = running.live_attempts(database)
         errors = running.builder_errors(database)
+        taken = needs.taken(
+            database,
+            [each.facts.name for each in found if each.facts.resources],
+            needs.by_rule(database, current.rules),
+        )
     if as_json:
-        print_json({"builders": [_builder_json(each, builds, errors) for each in found]})
+        print_json({"builders": [_builder_json(each, builds, errors, taken) for each in found]})
     elif not found:
         click.echo("No builder is declared: nothing can be built.")
     else:
-        for line in _builder_lines(found, builds, errors, now=time.time()):
+        for line in _builder_lines(found, builds, errors, taken, now=time.time()):
             click.echo(line)
 
 
 _Errors = Mapping[BuilderName, BuilderError]
+_Taken = Mapping[BuilderName, Mapping[str, int]]
 
 
-def _builder_json(each: BuilderStatus, builds: list[LiveAttempt], errors: _Errors) -> Json:
+def _builder_json(
+    each: BuilderStatus, builds: list[LiveAttempt], errors: _Errors, taken: _Taken
+) -> Json:
     last = errors.get(each.facts.name)
     return {
         **flat(each),
+        "resourcesTaken": _taken(each, taken),
         "lastError": None if last is None else plain(last),
         "builds": [plain(build) for build in builds if build.builder == each.facts.name],
     }
 
 
+def _taken(each: BuilderStatus, taken: _Taken) -> dict[str, Json]:
+    """How much of each of its resources is taken, as a document would write it."""
+    amounts = taken.get(each.facts.name, {})
+    return {
+        name: format_size(amounts.get(name, 0)) if isinstance(whole, str) else amounts.get(name, 0)
+        for name, whole in each.facts.resources.items()
+    }
+
+
 def _builder_lines(
-    found: list[BuilderStatus], builds: list[LiveAttempt], errors: _Errors, *, now: float
+    found: list[BuilderStatus],
+    builds: list[LiveAttempt],
+    errors: _Errors,
+    taken: _Taken,
+    *,
+    now: float,
 ) -> Iterator[str]:
     width = columns()
     rows = [
@@ -79,6 +102,10 @@ def _builder_lines(
     header = ["", "BUILDER", "STATE", "SLOTS", "SPEED", "SYSTEMS", "FEATURES"]
     yield from table(rows, header=header, width=width)
     for each in found:
+        if each.facts.resources:
+            amounts = _taken(each, taken)
+            said = [f"{amounts[n]} of {whole} of {n}" for n, whole in each.facts.resources.items()]
+            yield f"  {each.facts.name}: takes {', '.join(said)}"
         for condition in each.facts.conditions:
             yield wrapped(
                 f"{each.facts.name}: {condition.reason.replace('-', ' ')} since "

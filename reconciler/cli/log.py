@@ -17,6 +17,7 @@ from reconciler.database import lookup
 from reconciler.database.blocked import slots_of
 from reconciler.database.file import Database
 from reconciler.database.lookup import Attempt, JobsetSubject, JobSubject
+from reconciler.database.needs import by_rule
 from reconciler.errors import ReconcilerError, StateError, UsageError
 from reconciler.explain import explain
 from reconciler.status import gist
@@ -100,12 +101,14 @@ def _no_attempt(database: Database, derivation: int, text: str) -> str:
     current = document_in_force(database)
     builds = lookup.missing_below(database, derivation)
     here = local_systems({each.system for each in builds})
+    asked = by_rule(database, current.rules)
     found = explain(
         derivation,
         builds,
-        slots_of(database, current.builders, here),
+        slots_of(database, current.builders, here, asked),
         attempts=current.fewest_attempts,
         now=time.time(),
+        asked=asked,
     )
     if not found.state.live and lookup.attempts(database, found.last.id):
         name = lookup.log_name(database, found.last.id)

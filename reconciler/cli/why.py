@@ -18,6 +18,7 @@ from reconciler.database import lookup
 from reconciler.database.blocked import blocked, slots_of
 from reconciler.database.file import Database
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
+from reconciler.database.needs import by_rule
 from reconciler.errors import UsageError
 from reconciler.explain import Explanation, Step, explain
 from reconciler.status import JobState, gist
@@ -122,16 +123,18 @@ def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Ans
     current = document_in_force(database)
     builds = lookup.missing_below(database, facts.id)
     here = local_systems({each.system for each in builds})
+    asked = by_rule(database, current.rules)
     now = time.time()
     in_way = blocked(database, current, local_systems=local_systems, now=now)
     explanation = explain(
         facts.id,
         builds,
-        slots_of(database, current.builders, here),
+        slots_of(database, current.builders, here, asked),
         attempts=current.fewest_attempts,
         now=now,
         needless=facts.id in in_way.needless,
         fails_at=in_way.fails_at,
+        asked=asked,
     )
     return _Answer(database, subject, explanation)
 

@@ -31,12 +31,14 @@ from reconciler.model import (
     Limits,
     PathSource,
     PushScope,
+    ResourceRule,
     Retry,
     Source,
     Upstream,
 )
 from reconciler.problems import ConfigError, Problem
 from reconciler.quantities import duration, size
+from reconciler.resources import Amount, amount
 
 __all__ = ["ConfigError", "Problem", "load", "parse", "schema"]
 
@@ -135,6 +137,10 @@ def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
             allow_import_from_derivation=evaluation["allowImportFromDerivation"],
             pure=evaluation["pure"],
         ),
+        resources=tuple(
+            ResourceRule(match=rule["match"], needs=frozenset(_amounts(rule["needs"]).items()))
+            for rule in value["resources"]
+        ),
     )
 
 
@@ -161,6 +167,7 @@ def _builder(name: BuilderName, value: dict[str, Any]) -> Builder:
         drain=value["drain"],
         ssh_key_file=value["sshKeyFile"],
         public_host_key=value["publicHostKey"],
+        resources=_amounts(value["resources"]),
     )
 
 
@@ -177,6 +184,10 @@ def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
             for upstream in value["upstreams"]
         ),
     )
+
+
+def _amounts(value: dict[str, str | float]) -> dict[str, Amount]:
+    return {name: amount(written) for name, written in value.items()}
 
 
 def _names(value: list[str] | None) -> tuple[str, ...] | None:

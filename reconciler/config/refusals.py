@@ -107,8 +107,10 @@ def _refused_value(
             return f"{quote(value)} does not fit here", _mend(part)
         case "minimum":
             return f"must be at least {wanted}, is {quote(value)}", _mend(part)
-        case "maximum":
+        case "maximum" if isinstance(part["type"], str):
             return f"must be at most {wanted}, is {quote(value)}", _range(part)
+        case "maximum":
+            return f"must be at most {wanted}, is {quote(value)}", _mend(part)
         case "uniqueItems":
             return f"{quote(value)} is listed twice", "remove one of them"
         case _:
@@ -173,6 +175,8 @@ def _wrong_type(node: Node | None, part: dict[str, Any], value: Json) -> tuple[s
 
 def _mend_type(types: Sequence[str], written: str, part: dict[str, Any], value: Json) -> str:
     """Guess what was meant by a value of the wrong type."""
+    if "errorMessage" in part and len(types) > 1 and "null" not in types:
+        return str(part["errorMessage"])
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and resolved(part).get("format") in _FORMATS:
         return f"write it with a unit, such as {_flow(part['examples'][0])}"

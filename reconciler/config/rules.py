@@ -38,9 +38,11 @@ def _placed(root: Node, path: list[str | int], message: str, mend: str) -> Probl
 
 def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
     caches = _declared(document, "caches")
+    builders = _declared(document, "builders")
     for name, jobset in _declared(document, "jobsets").items():
         yield from _jobset(["jobsets", name], jobset, caches)
-    yield from _builders(_declared(document, "builders"))
+        yield from _resource_rules(["jobsets", name, "resources"], jobset, builders)
+    yield from _builders(builders)
     for name, cache in caches.items():
         at: list[str | int] = ["caches", name]
         yield from _password([*at, "uri"], cache.get("uri"))
@@ -73,6 +75,35 @@ def _jobset(
         git = source.get("git")
         if isinstance(git, dict):
             yield from _password([*at, "source", "git", "url"], git.get("url"))
+
+
+def _resource_rules(
+    at: list[str | int], jobset: dict[str, Json], builders: dict[str, dict[str, Json]]
+) -> Iterator[Refusal]:
+    """Refuse what no builder could ever give."""
+    offered: dict[str, Json] = {}
+    for builder in builders.values():
+        resources = builder.get("resources")
+        if isinstance(resources, dict):
+            offered |= resources
+    rules = jobset.get("resources")
+    for index, rule in enumerate(rules if isinstance(rules, list) else ()):
+        needs = rule.get("needs") if isinstance(rule, dict) else None
+        for name, asked in needs.items() if isinstance(needs, dict) else ():
+            place = [*at, index, "needs", name]
+            if name not in offered:
+                mend = (
+                    did_you_mean(name, list(offered), label="declared")
+                    if offered
+                    else f"declare it: builders: {{NAME: {{resources: {{{name}: {asked}}}}}}}"
+                )
+                yield place, f"no builder has the resource {quote(name)}", mend
+            elif isinstance(asked, str) != isinstance(offered[name], str):
+                yield (
+                    place,
+                    f"{quote(asked)} cannot be taken of the {quote(offered[name])} of a builder",
+                    "write sizes for both, or numbers for both",
+                )
 
 
 def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:

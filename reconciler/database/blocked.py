@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from reconciler.database.file import Database, Row
-from reconciler.states import BuilderName, BuildState
+from reconciler.states import BuilderName, BuildState, JobsetName
 from reconciler.status import UNSUPPORTED_GRACE, BuilderFacts, JobState, Stuck
 
 if TYPE_CHECKING:
     from reconciler.graph import Platform
+    from reconciler.model import ResourceRule
+    from reconciler.resources import Needs
     from reconciler.scheduler import Fleet, Slots
 
 # The graph and the scheduler are imported where they are used: where nothing stands in the way,
@@ -44,6 +46,11 @@ class Declared(Protocol):
     @property
     def applied_at(self) -> float:
         """When it was put in force."""
+        ...
+
+    @property
+    def rules(self) -> Mapping[JobsetName, Collection[ResourceRule]]:
+        """What the builds of jobs take of a builder's resources."""
         ...
 
     @property
@@ -228,6 +235,7 @@ def _unfitting(
 ) -> dict[int, Stuck]:
     """Queued builds that no declared builder can build."""
     here = local_systems({kind["system"] for kind in kinds})
+    rules = document.rules
     doubtful = [
         kind
         for kind in kinds
@@ -235,37 +243,54 @@ def _unfitting(
             plainly_fits(each, kind["system"], kind["features"], here) for each in document.builders
         )
     ]
-    if not doubtful:
+    if not doubtful and not rules:
         return {}
-    from reconciler.graph import Platform  # noqa: PLC0415
+    from reconciler.database.needs import by_rule  # noqa: PLC0415
     from reconciler.scheduler import Fleet  # noqa: PLC0415
+    from reconciler.work import platform_of  # noqa: PLC0415
 
-    platforms = {
-        Platform(kind["system"], frozenset(kind["features"].split())): kind["features"]
-        for kind in doubtful
-    }
-    slots = slots_of(database, document.builders, here)
+    asked = by_rule(database, rules)
+    slots = slots_of(database, document.builders, here, asked)
     fleet = Fleet(slots, {})
     found: dict[int, Stuck] = {}
-    for platform, features in platforms.items():
+    for row in _queued(database, doubtful, asked):
+        platform = platform_of(row["system"], row["features"].split(), asked.get(row["id"], _NONE))
         if not fleet.fitting(platform):
-            message = no_builder(fleet, slots, platform)
-            for row in database.query(
-                "SELECT d.id, d.name, b.queued_at FROM build b"
-                " JOIN derivation d ON d.id = b.derivation"
-                f" WHERE b.{_NOT_GOOD} AND b.state = 'queued' AND d.system = ? AND d.features = ?",
-                (platform.system, features),
-            ):
-                # Since it was queued, or since the builders are what they are.
-                fails_at = max(row["queued_at"], document.applied_at) + grace
-                waits = now < fails_at
-                found[row["id"]] = Stuck(
-                    derivation=row["name"],
-                    state=JobState.WAITING if waits else JobState.UNSUPPORTED,
-                    message=message,
-                    fails_at=fails_at if waits else None,
-                )
+            # Since it was queued, or since the builders are what they are.
+            fails_at = max(row["queued_at"], document.applied_at) + grace
+            waits = now < fails_at
+            found[row["id"]] = Stuck(
+                derivation=row["name"],
+                state=JobState.WAITING if waits else JobState.UNSUPPORTED,
+                message=no_builder(fleet, slots, platform),
+                fails_at=fails_at if waits else None,
+            )
     return found
+
+
+_NONE: Needs = frozenset()
+
+
+def _queued(
+    database: Database, kinds: Sequence[Row], derivations: Collection[int]
+) -> Iterable[Row]:
+    """The queued builds of some systems and features, and some others."""
+    columns = "SELECT d.id, d.name, d.system, d.features, b.queued_at FROM build b"
+    queued = f"b.{_NOT_GOOD} AND b.state = 'queued'"
+    asked = {(kind["system"], kind["features"]) for kind in kinds}
+    for kind in asked:
+        yield from database.query(
+            f"{columns} JOIN derivation d ON d.id = b.derivation"
+            f" WHERE {queued} AND d.system = ? AND d.features = ?",
+            kind,
+        )
+    for row in database.query(
+        f"{columns} JOIN derivation d ON d.id = b.derivation"
+        f" WHERE {queued} AND b.derivation IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(derivations)),),
+    ):
+        if (row["system"], row["features"]) not in asked:
+            yield row
 
 
 def plainly_fits(builder: BuilderFacts, system: str, features: str, here: Collection[str]) -> bool:
@@ -291,13 +316,21 @@ def no_builder(fleet: Fleet, slots: Iterable[Slots], platform: Platform) -> str:
 
 
 def slots_of(
-    database: Database, builders: Collection[BuilderFacts], here: Collection[str]
+    database: Database,
+    builders: Collection[BuilderFacts],
+    here: Collection[str],
+    asked: Mapping[int, Needs],
 ) -> tuple[Slots, ...]:
     """The declared builders as they are now, as far as the database knows; `here` is what this
-    machine builds for.
+    machine builds for, `asked` what rules say that builds take.
     """
+    from reconciler.database import needs  # noqa: PLC0415
     from reconciler.model import Builder  # noqa: PLC0415
+    from reconciler.resources import amount  # noqa: PLC0415
     from reconciler.scheduler import Slots  # noqa: PLC0415
+
+    with_resources = [each.name for each in builders if each.resources]
+    amounts = needs.taken(database, with_resources, asked) if with_resources else {}
 
     taken = {
         row[0]: row[1]
@@ -323,10 +356,12 @@ def slots_of(
                 supported_features=each.features,
                 mandatory_features=each.mandatory_features,
                 drain=each.drain,
+                resources={name: amount(written) for name, written in each.resources.items()},
             ),
             systems=frozenset(here if each.systems is None else each.systems),
             free=max(0, each.max_jobs - taken.get(each.name, 0)),
             unavailable=wrong.get(each.name),
+            taken=amounts.get(each.name, {}),
         )
         for each in builders
     )

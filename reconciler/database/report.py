@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.database.blocked import ENDED, Blocked, LocalSystems, blocked
 from reconciler.database.file import Database, Row
@@ -29,6 +29,9 @@ from reconciler.status import (
     job_state,
 )
 
+if TYPE_CHECKING:  # its dataclasses take longer to make than a report
+    from reconciler.model import ResourceRule
+
 MESSAGE_LENGTH = 4000
 """Characters of an error that a report shows; the database has the rest."""
 
@@ -43,6 +46,8 @@ class DeclaredJobset:
     source: str
     caches: tuple[CacheName, ...]
     attempts: int
+    resources: tuple[tuple[str, Mapping[str, str | int]], ...]
+    """Rules: a pattern, and what the document writes of what such builds take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,26 @@ class InForce:
     applied_at: float
     jobsets: Mapping[JobsetName, DeclaredJobset]
     builders: tuple[BuilderFacts, ...]
+
+    @property
+    def rules(self) -> Mapping[JobsetName, Collection[ResourceRule]]:
+        """What the builds of jobs take, of the jobsets that say so."""
+        found = {name: each.resources for name, each in self.jobsets.items() if each.resources}
+        if not found:
+            return {}
+        from reconciler.model import ResourceRule  # noqa: PLC0415 - as above
+        from reconciler.resources import amount  # noqa: PLC0415
+
+        return {
+            name: [
+                ResourceRule(
+                    match=match,
+                    needs=frozenset((of, amount(written)) for of, written in needs.items()),
+                )
+                for match, needs in rules
+            ]
+            for name, rules in found.items()
+        }
 
     @property
     def fewest_attempts(self) -> int:
@@ -100,6 +125,7 @@ def _declared_jobset(value: dict[str, Any]) -> DeclaredJobset:
         source=text,
         caches=tuple(value["caches"]),
         attempts=value["retry"]["attempts"],
+        resources=tuple((each["match"], each["needs"]) for each in value.get("resources", ())),
     )
 
 
@@ -115,6 +141,8 @@ def _declared_builder(name: str, value: dict[str, Any]) -> BuilderFacts:
         speed_factor=value["speedFactor"],
         running=0,
         drain=value["drain"],
+        # What a document from before they were known does not have.
+        resources=value.get("resources", {}),
     )
 
 
@@ -466,6 +494,7 @@ def builders(
             running=running.get(each.name, 0),
             drain=each.drain,
             conditions=_of(conditions, "builder", each.name),
+            resources=each.resources,
         )
         for each in document.builders
     )

@@ -8,14 +8,16 @@ Source: the derivation chapter of the Nix manual.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.errors import NixError
 from reconciler.model import DrvPath, StorePath
 from reconciler.nix import aterm
 from reconciler.nix.aterm import Constructor, Term
+from reconciler.resources import PREFIX, is_need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,44 @@ class BasicDerivation:
     def content_addressed(self) -> bool:
         """Whether its outputs' contents decide over their paths, so that no trust is needed."""
         return all(algorithm for _, algorithm, _ in self.outputs.values())
+
+
+FEATURES = "requiredSystemFeatures"
+_STRUCTURED = "__json"
+"""The variable that holds all attributes of a derivation with structured ones."""
+
+
+def features(whole: BasicDerivation) -> tuple[str, ...]:
+    """The system features that Nix requires for a derivation."""
+    if _STRUCTURED in whole.environment:
+        found = json.loads(whole.environment[_STRUCTURED]).get(FEATURES, ())
+        return tuple(each for each in found if isinstance(each, str))
+    return tuple(whole.environment.get(FEATURES, "").split())
+
+
+def asks_for_resources(path: DrvPath) -> bool:
+    """Whether a derivation's required features may ask for resources: found out quickly."""
+    try:
+        return PREFIX.encode() in Path(path).read_bytes()
+    except OSError:
+        return False  # whoever is to build it will say so
+
+
+def without_resources(whole: BasicDerivation) -> BasicDerivation:
+    """The same, but for Nix to require no feature that only asks for a resource.
+
+    It would refuse the build: no Nix knows of them. The paths of the outputs stay what they are,
+    and the build finds the variable without them.
+    """
+    kept = [each for each in features(whole) if not is_need(each)]
+    if len(kept) == len(features(whole)):
+        return whole
+    if _STRUCTURED in whole.environment:
+        attributes = json.loads(whole.environment[_STRUCTURED]) | {FEATURES: kept}
+        changed = {_STRUCTURED: json.dumps(attributes, ensure_ascii=False)}
+    else:
+        changed = {FEATURES: " ".join(kept)}
+    return replace(whole, environment={**whole.environment, **changed})
 
 
 def encoded(text: str) -> bytes:

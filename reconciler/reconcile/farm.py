@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler import quarantine
-from reconciler.database import Database, built, declared, observe
+from reconciler.database import Database, built, declared, needs, observe
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
 from reconciler.model import (
@@ -140,17 +140,25 @@ class Farm:
 
     def want(self) -> None:
         """Read again which jobs are in force."""
+        rules = {name: jobset.resources for name, jobset in self.desired.jobsets.items()}
+        self.work.need(needs.by_rule(self.database, rules))
         self.work.want(observe.wanted_jobs(self.database), self.active_jobsets())
 
     def slots(self, *, now: float) -> tuple[Slots, ...]:
         """The builders as they are now."""
         taken = Counter(each.builder for each in self.running.values())
+        amounts: dict[BuilderName, Counter[str]] = {}
+        for each in self.running.values():
+            for name, wanted in self.work.graph[each.derivation].platform.needs:
+                amounts.setdefault(each.builder, Counter())[name] += wanted.count
         return tuple(
-            self._slots(builder, taken[builder.name], now=now)
+            self._slots(builder, taken[builder.name], amounts.get(builder.name, {}), now=now)
             for builder in self.desired.builders.values()
         )
 
-    def _slots(self, builder: Builder, taken: int, *, now: float) -> Slots:
+    def _slots(
+        self, builder: Builder, taken: int, amounts: Mapping[str, int], *, now: float
+    ) -> Slots:
         trouble = self.troubles.get(builder.name)
         away = trouble is not None and trouble.quarantined and now < trouble.until
         no_key = self.faults.get(("builder", builder.name, KEYLESS))
@@ -160,6 +168,7 @@ class Farm:
             free=quarantine.free(trouble, slots=builder.max_jobs, taken=taken, now=now),
             unavailable=trouble.message if trouble is not None and away else no_key,
             until=trouble.until if trouble is not None and away else None,
+            taken=amounts,
         )
 
     def builder_failed(

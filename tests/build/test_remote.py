@@ -15,7 +15,8 @@ import pytest
 
 from reconciler.build import attempt, failures, log
 from reconciler.build.failures import Failure
-from reconciler.build.remote import RemoteBuilder, There, Uploads, inputs
+from reconciler.build.remote import RemoteBuilder, There, Uploads
+from reconciler.build.sending import inputs
 from reconciler.errors import NixError
 from reconciler.model import AttemptResult, DrvPath, Limits, Outcome, PathInfo, StorePath
 from reconciler.nix.basic_derivation import BasicDerivation

@@ -93,7 +93,8 @@ def test_every_example_of_an_object_is_accepted(kind: str) -> None:
     }
     caches = {"main": {"uri": "file:///srv/cache"}}
     for value in examples_of(part, needed):
-        declared = {f"{kind}s": {"main": value}, "caches": caches} | (
+        builders = {"big": {"resources": {"memory": "32GiB"}}}
+        declared = {"builders": builders, "caches": caches, f"{kind}s": {"main": value}} | (
             {"caches": {"main": value}} if kind == "cache" else {}
         )
         if kind == "builder" and {"sshKeyFile", "publicHostKey"} & set(value):

@@ -42,7 +42,7 @@ def test_what_plainly_fits_is_what_the_scheduler_says_of_all_but_builtins(
     database: Database, builder: BuilderFacts, system: str, features: tuple[str, ...]
 ) -> None:
     here = SYSTEMS[:1]
-    fleet = Fleet(slots_of(database, [builder], here), {})
+    fleet = Fleet(slots_of(database, [builder], here, {}), {})
     fitting = bool(fleet.fitting(Platform(system, frozenset(features))))
     plainly = plainly_fits(builder, system, " ".join(features), here)
     assert plainly == (fitting and system != BUILTIN)

@@ -79,6 +79,8 @@ def _phrase(type_: dict[str, Any]) -> str:
             return f"{type_['kind']} from {type_['lowest']} to {type_['highest']}"
         case "exclusive":
             return "exactly one of " + ", ".join(f"`{key}`" for key in type_["alternatives"])
+        case "either":
+            return " or ".join(map(_phrase, type_["alternatives"]))
         case "json":
             return "any JSON value"
         case kind:

@@ -76,6 +76,10 @@ in
       kind = "attributes";
       inherit items;
     };
+    oneOf = alternatives: {
+      kind = "either";
+      inherit alternatives;
+    };
     nullOr = inner: {
       kind = "nullable";
       inherit inner;

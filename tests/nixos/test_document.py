@@ -60,7 +60,11 @@ def examples() -> list[dict[str, Any]]:
         for value in examples_of(part, needed):
             if kind == "builder" and {"sshKeyFile", "publicHostKey"} & set(value):
                 value["uri"] = "ssh-ng://nix@big.example.org"
-            found.append({"caches": {"main": main}} | {f"{kind}s": {"main": value}})
+            declared = {
+                "caches": {"main": main},
+                "builders": {"big": {"resources": {"memory": "32GiB"}}},
+            }
+            found.append(declared | {f"{kind}s": {"main": value}})
     return found
 
 

@@ -66,8 +66,12 @@ def compared(part: dict[str, Any], found: dict[str, Any], path: str) -> int:
     if "null" in kinds:
         assert found["kind"] == "nullable", path
         found = found["inner"]
-    kind = next(kind for kind in kinds if kind != "null")
-    match kind:
+    kinds = [kind for kind in kinds if kind != "null"]
+    if len(kinds) > 1:
+        assert found["kind"] == "either", path
+        pairs = zip(kinds, found["alternatives"], strict=True)
+        return sum(compared({**part, "type": one}, each, path) for one, each in pairs)
+    match kinds[0]:
         case "object" if "properties" in part:
             return submodule_compared(part, found, path)
         case "object":
@@ -84,8 +88,8 @@ def compared(part: dict[str, Any], found: dict[str, Any], path: str) -> int:
             text_compared(part, found, path)
         case "integer" | "number":
             bounds = {"lowest": part["minimum"], "highest": part["maximum"]}
-            assert found == {"kind": kind, **bounds}, path
-        case _:
+            assert found == {"kind": kinds[0], **bounds}, path
+        case kind:
             assert found == {"kind": kind}, path
     return 0
 
