@@ -17,7 +17,6 @@ from reconciler.plan import AwayOutputs, Locked, Observed, ObservedCache, Observ
 from reconciler.reconcile import act, collect, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.store import Whereabouts
-from reconciler.work import LiveBuild
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
@@ -54,13 +53,13 @@ def _load(farm: Farm) -> None:
     builds = {each.id: each for each in observe.live_builds(farm.database)}
     todo = [each.id for each in builds.values() if each.state.live]
     todo += [job.derivation for job in observe.wanted_jobs(farm.database)]
-    needed: dict[int, LiveBuild] = {}
+    needed: set[int] = set()
     while todo:
         derivation = todo.pop()
         if derivation in builds and derivation not in needed:
-            needed[derivation] = builds[derivation]
-            todo.extend(needed[derivation].inputs)
-    farm.work.join(needed.values())
+            needed.add(derivation)
+            todo.extend(builds[derivation].inputs)
+    farm.work.join(each for each in builds.values() if each.id in needed)  # inputs mostly first
 
 
 async def _find_lost(farm: Farm, *, now: float) -> bool:
