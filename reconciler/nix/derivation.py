@@ -148,9 +148,10 @@ def _quick_outputs(segment: str) -> dict[str, _Output] | None:
         or tokens[2::2].count(",") != 3 * count
     ):
         return None
-    return dict(
-        zip(tokens[1::8], zip(tokens[3::8], tokens[5::8], tokens[7::8], strict=True), strict=True)
-    )
+    return {
+        tokens[at]: (tokens[at + 2], tokens[at + 4], tokens[at + 6])
+        for at in range(1, 8 * count, 8)
+    }
 
 
 def _quick_inputs(segment: str) -> _Inputs | None:
