@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from reconciler.model import BuilderName, BuildState
 from reconciler.resources import Needs
-from reconciler.scheduler import Slots
+from reconciler.scheduler import Obstacle, Slots
 from reconciler.status import JobState, counted, job_state
 from reconciler.work import LiveBuild, Work
 
@@ -222,11 +222,19 @@ def _waiting(
     )
 
 
+_PASSING = frozenset(
+    {Obstacle.DRAINED, Obstacle.UNAVAILABLE, Obstacle.AVOIDED, Obstacle.FULL, Obstacle.SHORT}
+)
+
+
 def _answers(derivation: int, work: Work, slots: Sequence[Slots]) -> tuple[BuilderAnswer, ...]:
-    return tuple(
-        BuilderAnswer(builder=name, reasons=tuple(each.message for each in refusals))
-        for name, refusals in work.scheduler.explain(derivation, slots).items()
-    )
+    """What keeps each builder from it; of one that can never build it, not what passes."""
+    found = []
+    for name, refusals in work.scheduler.explain(derivation, slots).items():
+        lasting = [each for each in refusals if each.obstacle not in _PASSING]
+        reasons = tuple(each.message for each in lasting or refusals)
+        found.append(BuilderAnswer(builder=name, reasons=reasons))
+    return tuple(found)
 
 
 def _no_builder_yet(builders: Sequence[BuilderAnswer], *, retry: bool) -> str:

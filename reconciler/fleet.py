@@ -221,7 +221,9 @@ class Fleet:
                 )
             )
         if slots.free < 1:
-            found.append(Refusal(Obstacle.FULL, f"all {slots.builder.max_jobs} slots are taken"))
+            number = slots.builder.max_jobs
+            taken = f"all {number} slots are taken" if number > 1 else "its one slot is taken"
+            found.append(Refusal(Obstacle.FULL, taken))
         return tuple(found)
 
 

@@ -163,7 +163,7 @@ def test_one_whose_input_waits_for_a_builder() -> None:
     found = why(build(1, 2), build(2), slots=[FULL])
     assert names(found) == ["n1", "n2"]
     assert found.message == "it waits for 1 input: n2"
-    assert found.builders[0].reasons == ("all 1 slots are taken",)
+    assert found.builders[0].reasons == ("its one slot is taken",)
 
 
 def test_one_that_is_ready() -> None:
