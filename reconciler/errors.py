@@ -30,6 +30,11 @@ class NixError(ReconcilerError):
 class ConnectionLostError(NixError):
     """The Nix daemon went away, stalled or spoke garbage: infrastructure, worth a retry."""
 
+    @property
+    def passing(self) -> bool:
+        """Whether it may pass by itself, and does not last until somebody mends something."""
+        return True
+
 
 class SourceError(ReconcilerError):
     """A jobset's source cannot be resolved (no such repository, revision, file)."""

@@ -331,6 +331,8 @@ class AttemptResult:
     """The outputs were there already, left by an attempt that was cut off, say."""
     builder_failed: bool = False
     """The builder is to blame for the failure: it would fail anything else just as well."""
+    builder_unfit: bool = False
+    """And it will until somebody mends something: its host key is another, say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Builders that keep failing: left alone for growing times, then tried by one build. Pure.
 
 A failure here is the builder's own (it cannot be reached, its disk is full), never one of what it
-builds. One alone means little, and costs it nothing; those in a row do. Whatever it then builds to
-an end, good or bad, restores it.
+builds. One alone means little, and costs it nothing, unless it is of the kind that lasts until
+somebody mends something; those in a row do. Whatever it then builds to an end, good or bad,
+restores it.
 """
 
 from __future__ import annotations
@@ -26,24 +27,30 @@ class Trouble:
     until: float
     """When it is tried again."""
     error: str
+    unfit: bool = False
+    """The last of them was of the kind that lasts."""
 
     @property
     def quarantined(self) -> bool:
         """Whether it counts as broken: it is tried by one build at a time."""
-        return self.failures > 1
+        return self.failures > 1 or self.unfit
 
     @property
     def message(self) -> str:
         """For people. It changes with a failure only, not with time."""
         minutes, seconds = divmod(int(self.until) % 86_400, 60)
         until = f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02} UTC"
+        if self.failures == 1:
+            return f"quarantined until {until}, then tried by one build: {self.error}"
         return (
             f"quarantined until {until} after {self.failures} failures in a row,"
             f" then tried by one build; the last was: {self.error}"
         )
 
 
-def failed(before: Trouble | None, *, started_at: float, now: float, error: str) -> Trouble:
+def failed(
+    before: Trouble | None, *, started_at: float, now: float, error: str, unfit: bool = False
+) -> Trouble:
     """What is so after a failure of an attempt that was started at a time.
 
     Attempts that were under way when another failed are of the same incident, and count once.
@@ -51,9 +58,14 @@ def failed(before: Trouble | None, *, started_at: float, now: float, error: str)
     if before is not None and started_at <= before.failed_at:
         return before
     failures = 1 if before is None else before.failures + 1
-    pause = FIRST_PAUSE * 2.0 ** min(failures - 2, 16) if failures > 1 else 0.0
+    pauses = failures - 1 + (1 if unfit and failures == 1 else 0)
+    pause = FIRST_PAUSE * 2.0 ** min(pauses - 1, 16) if pauses else 0.0
     return Trouble(
-        failures=failures, failed_at=now, until=now + min(pause, LONGEST_PAUSE), error=error
+        failures=failures,
+        failed_at=now,
+        until=now + min(pause, LONGEST_PAUSE),
+        error=error,
+        unfit=unfit,
     )
 
 

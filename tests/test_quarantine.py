@@ -25,6 +25,18 @@ def test_one_failure_costs_nothing() -> None:
     assert free(once, slots=4, taken=1, now=once.failed_at) == 3
 
 
+def test_what_lasts_until_somebody_mends_it_counts_at_once() -> None:
+    once = failed(None, started_at=0.0, now=1.0, error=ERROR, unfit=True)
+    assert once.quarantined
+    assert once.until == 1.0 + FIRST_PAUSE
+    assert once.message == f"quarantined until 00:00:31 UTC, then tried by one build: {ERROR}"
+    assert free(once, slots=4, taken=0, now=once.until - 1) == 0
+    assert free(once, slots=4, taken=0, now=once.until) == 1
+    twice = failed(once, started_at=40.0, now=41.0, error=ERROR, unfit=True)
+    assert twice.until == 41.0 + FIRST_PAUSE
+    assert "after 2 failures in a row" in twice.message
+
+
 def test_pauses_grow_to_a_bound() -> None:
     pauses = [after(count).until - after(count).failed_at for count in range(2, 9)]
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]

@@ -17,7 +17,7 @@ from reconciler.build import products as build_products
 from reconciler.build.failures import Failure
 from reconciler.build.log import LogWriter
 from reconciler.build.place import Place
-from reconciler.errors import ConnectionLostError, NixError
+from reconciler.errors import ConnectionLostError, NixError, UsageError
 from reconciler.model import (
     AttemptResult,
     DrvPath,
@@ -181,6 +181,8 @@ def unreachable(error: Exception, *, started_at: float) -> AttemptResult:
         started_at=started_at,
         finished_at=time.time(),
         builder_failed=True,
+        builder_unfit=isinstance(error, UsageError)
+        or (isinstance(error, ConnectionLostError) and not error.passing),
     )
 
 

@@ -69,6 +69,11 @@ class SshError(ConnectionLostError):
         super().__init__(message)
         self.fault = fault
 
+    @property
+    def passing(self) -> bool:
+        """As of its class."""
+        return self.fault.passing
+
 
 # --- The command line ----------------------------------------------------------------------------
 

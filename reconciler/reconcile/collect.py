@@ -104,9 +104,7 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
         farm.work.learn(build.name, build.system, seconds)
     if result.builder_failed:
-        farm.builder_failed(
-            outcome.builder, started_at=result.started_at, error=result.message, now=now
-        )
+        farm.builder_failed(outcome.builder, result, now=now)
     elif result.outcome.final:
         farm.builder_works(outcome.builder)
     if result.outcome is Outcome.INFRASTRUCTURE:

@@ -16,6 +16,7 @@ from reconciler.database import Database, built, declared, needs, observe
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
 from reconciler.model import (
+    AttemptResult,
     Builder,
     BuilderName,
     BuildState,
@@ -171,12 +172,14 @@ class Farm:
             taken=amounts,
         )
 
-    def builder_failed(
-        self, builder: BuilderName, *, started_at: float, error: str, now: float
-    ) -> None:
+    def builder_failed(self, builder: BuilderName, result: AttemptResult, *, now: float) -> None:
         """Note that an attempt came to nothing for reasons of its builder."""
         trouble = quarantine.failed(
-            self.troubles.get(builder), started_at=started_at, now=now, error=error
+            self.troubles.get(builder),
+            started_at=result.started_at,
+            now=now,
+            error=result.message,
+            unfit=result.builder_unfit,
         )
         self.troubles[builder] = trouble
         if trouble.quarantined:

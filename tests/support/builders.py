@@ -165,6 +165,29 @@ class TestBuilder:
             public_host_key=self.sshd.host_key,
         )
 
+    def shrink(self, size: str) -> None:
+        """Give the store, from the next connection on, a disk of its own that is so small."""
+        folder = self.store.root / "bin"
+        folder.mkdir()
+        unshare = "unshare --mount" if os.geteuid() == 0 else "unshare --mount -r"
+        self.store_dir.mkdir(parents=True, exist_ok=True)
+        daemon = shutil.which("nix-daemon", path=self.environment["PATH"])
+        script = folder / "nix-daemon"
+        mount = f"mount -t tmpfs -o size={size} none {self.store_dir}"
+        script.write_text(
+            f'#!/bin/sh\nexec {unshare} sh -euc \'{mount}; exec {daemon} "$@"\' sh "$@"\n'
+        )
+        script.chmod(0o755)
+        self.sshd.set_environment(
+            {**self.environment, "PATH": f"{folder}:{self.environment['PATH']}"}
+        )
+
+    def kill_daemons(self) -> None:
+        """Kill what was started for connections, daemons and builds, but not sshd."""
+        for process in self._processes():
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            os.close(process)
+
     def run(self, *argv: str) -> str:
         """What a command prints on the builder."""
         return subprocess.run(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from reconciler import quarantine
 from reconciler.model import Builder
+from reconciler.nix import ssh
 from tests.nix.connection_daemons import newer_nix, older_nix
 from tests.support.builders import TestBuilder
 from tests.support.trial import SYSTEM, Trial, processes_with
@@ -141,28 +144,134 @@ def test_a_builder_that_never_comes_back_keeps_the_farm_from_converging_and_says
     assert "quarantined until" in message
 
 
-def test_a_builder_lost_in_the_middle_of_a_build_costs_only_time(trial: Trial) -> None:
+def test_what_somebody_has_to_mend_is_a_condition_of_that_builder_at_once(
+    trial: Trial, big: TestBuilder, old: TestBuilder
+) -> None:
+    builders = {
+        "big": declared(big.declared(), speedFactor=100, publicHostKey=old.sshd.host_key),
+        "old": declared(old.declared()),
+    }
+    trial.declare({"it": diamond()}, builders=builders)
+    assert trial.once()
+    assert set(trial.builds().values()) == {"succeeded"}
+    assert where(trial)["base"] == ["big", "old"]
+    ((kind, name, reason),) = trial.conditions()
+    assert (kind, name, reason) == ("builder", "big", "quarantined")
+    message = trial.conditions()["builder", "big", "quarantined"]
+    assert "it shows another host key than the declared one" in message
+    assert big.sshd.connections == 1, "it is left alone"
+
+
+GATED = "until test -e {gate}/open; do :; done; echo good > $out"
+
+
+@contextmanager
+def gated(trial: Trial) -> Iterator[tuple[TestBuilder, Path]]:
+    """A builder on which builds can wait for a file in a folder."""
     gate = trial.root / "gate"
     gate.mkdir()
-    settings = f"extra-sandbox-paths = {gate}\n"
-    with closing(TestBuilder(trial.store, newer_nix(), settings=settings)) as big:
-        lose(trial, big, gate)
+    lines = f"extra-sandbox-paths = {gate}\n"
+    here = trial.store.root / "conf/nix.conf"
+    here.write_text(here.read_text() + lines)
+    with closing(TestBuilder(trial.store, newer_nix(), settings=lines)) as big:
+        yield big, gate
+
+
+@pytest.mark.parametrize("loss", ["of the connection", "of the daemon there"])
+def test_a_builder_lost_in_the_middle_of_a_build_costs_only_time(trial: Trial, loss: str) -> None:
+    with gated(trial) as (big, gate):
+        script = GATED.format(gate=gate)
+        builders = {"big": declared(big.declared())}
+        trial.declare({"it": f'{{ it = job "it" "{script}"; }}'}, builders=builders)
+        with trial.running() as daemon:
+            daemon.eventually(lambda: processes_with(f"{gate}/open"))
+            if loss == "of the connection":
+                big.sshd.hang_up()
+            else:
+                big.kill_daemons()
+            daemon.eventually(lambda: len(where(trial).get("it", ())) > 1)
+            (gate / "open").touch()
+            daemon.eventually(lambda: trial.builds() == {"it": "succeeded"})
     assert trial.attempts("it") == ["infrastructure", "succeeded"]
     assert trial.conditions() == {}
 
 
-def lose(trial: Trial, big: TestBuilder, gate: Path) -> None:
-    """Lose the builder while it builds, then let the build end."""
-    script = f"until test -e {gate}/open; do :; done; echo good > $out"
-    trial.declare(
-        {"it": f'{{ it = job "it" "{script}"; }}'}, builders={"big": declared(big.declared())}
-    )
-    with trial.running() as daemon:
-        daemon.eventually(lambda: processes_with(f"{gate}/open"))
-        big.sshd.hang_up()
-        daemon.eventually(lambda: len(where(trial).get("it", ())) > 1)
+def test_a_builder_that_hangs_is_noticed(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "ALIVE_INTERVAL", 1)
+    monkeypatch.setattr(ssh, "ALIVE_COUNT", 1)
+    with gated(trial) as (big, gate):
+        builders = {"big": declared(big.declared(), speedFactor=100), "local": {}}
+        script = GATED.format(gate=gate)
+        trial.declare({"it": f'{{ it = job "it" "{script}"; }}'}, builders=builders)
+        stopped = threading.Event()
+
+        def stop() -> None:
+            while not processes_with(f"{gate}/open"):
+                stopped.wait(0.02)
+            big.sshd.signal_sessions(signal.SIGSTOP)
+            stopped.set()
+            (gate / "open").touch()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        assert trial.once()
+        thread.join()
+    assert stopped.is_set()
+    assert where(trial) == {"it": ["big", "local"]}
+    assert trial.attempts("it") == ["infrastructure", "succeeded"]
+
+
+def test_a_builder_without_space_is_not_the_builds_fault(trial: Trial, big: TestBuilder) -> None:
+    big.shrink("4m")
+    builders = {"big": declared(big.declared(), speedFactor=100), "local": {}}
+    script = "head -c 9000000 /dev/zero > $out || exit 7"
+    trial.declare({"it": f'{{ it = job "it" "{script}"; }}'}, builders=builders)
+    assert trial.once()
+    assert where(trial) == {"it": ["big", "local"]}
+    assert trial.attempts("it") == ["infrastructure", "succeeded"]
+    assert trial.builds() == {"it": "succeeded"}
+    said = trial.value("SELECT message FROM attempt ORDER BY id")
+    assert said.startswith("no space left: ")
+
+
+def test_a_reconciler_that_is_killed_leaves_nothing_running_there_and_goes_on(
+    trial: Trial,
+) -> None:
+    with gated(trial) as (big, gate):
+        base = f'base = job "base" "{GATED.format(gate=gate)}";'
+        rest = """
+          left = with_ { inherit base; } "left" "cat $base > $out";
+          right = with_ { inherit base; } "right" "cat $base > $out";
+          top = with_ { inherit left right; } "top" "cat $left $right > $out";
+        """
+        builders = {"big": declared(big.declared())}
+        trial.declare({"it": f"rec {{ {base} {rest} }}"}, builders=builders)
+        with trial.running() as daemon:
+            daemon.eventually(lambda: processes_with(f"{gate}/open"))
+            daemon.kill()
+        big.settle()
         (gate / "open").touch()
-        daemon.eventually(lambda: trial.builds() == {"it": "succeeded"})
+        assert trial.once()
+        assert trial.attempts("base") == ["interrupted", "succeeded"]
+        assert [trial.attempts(each) for each in ("left", "right", "top")] == [["succeeded"]] * 3
+        assert output(trial, "top").read_text() == "good\ngood\n"
+        assert {each for attempts in where(trial).values() for each in attempts} == {"big"}
+
+
+def test_a_drained_builder_finishes_what_it_builds_and_takes_nothing_new(trial: Trial) -> None:
+    with gated(trial) as (big, gate):
+        early = f'early = job "early" "{GATED.format(gate=gate)}";'
+        late = 'late = job "late" "echo > $out";'
+        trial.declare({"it": f"{{ {early} }}"}, builders={"big": declared(big.declared())})
+        with trial.running() as daemon:
+            daemon.eventually(lambda: processes_with(f"{gate}/open"))
+            builders = {"big": declared(big.declared(), drain=True, speedFactor=100), "local": {}}
+            trial.declare({"it": f"{{ {early} {late} }}"}, builders=builders)
+            daemon.eventually(lambda: trial.builds().get("late") == "succeeded")
+            assert trial.builds()["early"] == "building"
+            (gate / "open").touch()
+            daemon.eventually(lambda: trial.builds()["early"] == "succeeded")
+    assert where(trial) == {"early": ["big"], "late": ["local"]}
 
 
 def test_a_build_that_is_stopped_is_gone_from_the_builder(trial: Trial, big: TestBuilder) -> None:
