@@ -18,6 +18,21 @@ _IN_STORE = re.compile(r"^/nix/store/|/store/[0-9a-df-np-sv-z]{32}-")
 """A store path, wherever the store is: Nix's base 32 leaves out e, o, t and u."""
 _PASSWORD = re.compile(r"^[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@")
 _SHORTEST_INTERVAL = 1.0
+_KERNELS = frozenset(
+    {
+        "cygwin", "darwin", "freebsd", "genode", "ghcjs", "linux", "mmixware", "netbsd", "none",
+        "openbsd", "redox", "solaris", "uefi", "wasi", "windows",
+    }
+)  # fmt: skip
+_COMMON = ("aarch64-darwin", "aarch64-linux", "i686-linux", "riscv64-linux", "x86_64-linux")
+_PROCESSORS = {
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+    "x64": "x86_64",
+    "x86-64": "x86_64",
+    "i386": "i686",
+}
+"""Other systems' names for them, and Nix's."""
 
 Refusal = tuple[list[str | int], str, str]
 """Document path, message and mend."""
@@ -66,6 +81,7 @@ def _jobset(
                 else (f"declare it: caches: {{{name}: {{uri: …}}}}")
             )
             yield [*at, "caches", index], f"there is no cache {quote(name)}", mend
+    yield from _systems([*at, "systems"], jobset.get("systems"))
     interval = jobset.get("interval")
     if isinstance(interval, str) and 0 < _seconds(interval) < _SHORTEST_INTERVAL:
         yield [*at, "interval"], f"{quote(interval)} is too often", "write at least 1s"
@@ -111,6 +127,7 @@ def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
     for name, builder in builders.items():
         at: list[str | int] = ["builders", name]
         yield from _stored_secret([*at, "sshKeyFile"], builder.get("sshKeyFile"))
+        yield from _systems([*at, "systems"], builder.get("systems"))
         uri = builder.get("uri")
         if uri is not None and not isinstance(uri, str):
             continue
@@ -120,6 +137,21 @@ def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
         elif first != name:
             where = render_path(["builders", first])
             yield [*at, "uri"], f"{where} is the same machine", "keep one, with the slots of both"
+
+
+def _systems(at: list[str | int], systems: Json) -> Iterator[Refusal]:
+    """Refuse what no Nix calls a system: nothing would ever be built for it, without a word."""
+    for index, system in enumerate(systems if isinstance(systems, list) else ()):
+        if not isinstance(system, str) or "-" not in system:
+            continue
+        processor, kernel = system.rsplit("-", 1)
+        meant = _PROCESSORS.get(processor.casefold())
+        if kernel not in _KERNELS:
+            mend = did_you_mean(system, _COMMON, label="common ones")
+            yield [*at, index], f"{quote(system)} is no system of Nix", mend
+        elif meant is not None:
+            mend = f"write {meant}-{kernel}"
+            yield [*at, index], f"{quote(system)} is not what Nix calls it", mend
 
 
 def _local_builder(

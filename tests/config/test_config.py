@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reconciler.config import ConfigError, Problem, load, parse
 from reconciler.model import (
+    Amount,
     Builder,
     BuilderName,
     CacheName,
@@ -25,6 +26,7 @@ from reconciler.model import (
     Limits,
     PathSource,
     PushScope,
+    ResourceRule,
     Retry,
     Upstream,
 )
@@ -48,6 +50,7 @@ jobsets:
     keep: 5
     limits: {{timeout: 4h, maxSilent: 20m, maxLog: 16MiB, maxOutput: 4GiB}}
     retry: {{attempts: 5, backoff: 1m}}
+    resources: [{{match: "*.tests.*", needs: {{memory: 8GiB}}}}]
     evaluation:
       workers: 2
       maxMemory: 8GiB
@@ -65,6 +68,7 @@ builders:
     supportedFeatures: [big-parallel]
     mandatoryFeatures: [kvm]
     drain: true
+    resources: {{memory: 32GiB, licences: 2}}
 caches:
   main:
     uri: "s3://nix-cache?region=eu-central-1&endpoint=s3.example.org"
@@ -119,7 +123,10 @@ def test_every_key_reaches_the_model() -> None:
         drain=True,
         ssh_key_file="/run/credentials/reconciler.service/big-key",
         public_host_key=HOST_KEY,
+        resources={"memory": Amount(2**35, is_size=True), "licences": Amount(2, is_size=False)},
     )
+    eight = frozenset([("memory", Amount(2**33, is_size=True))])
+    assert jobset.resources == (ResourceRule(match="*.tests.*", needs=eight),)
     assert desired.builders[BuilderName("local")].speed_factor == 2.0
     cache = desired.caches[CacheName("main")]
     assert cache.signing_key_file == "/run/keys/sign"
@@ -238,6 +245,7 @@ def test_a_folder_that_a_uri_cannot_hold_is_refused(tmp_path: Path) -> None:
 # Each: the document with the place of the problem after ^^ (removed before it is read), the
 # document path, and words of the message.
 J = "jobsets: {a: {source: {flake: x}, "
+R = "builders: {b: {resources: {memory: 8GiB}}}\njobsets: {a: {source: {flake: x}, "
 WRONG = [
     ("^^hello", "", 'must be a mapping, is the text "hello"; write it like {"jobsets"'),
     ("^^[]", "", "must be a mapping, is a list"),
@@ -325,7 +333,7 @@ WRONG = [
     (J + "keep: ^^true}}", "jobsets.a.keep", "must be a whole number, is true"),
     (J + "systems: ^^x86_64-linux}}", "jobsets.a.systems", 'a list: ["x86_64-linux"]'),
     (J + "systems: [^^linux]}}", "jobsets.a.systems[0]", "such as x86_64-linux"),
-    (J + "systems: [a-b, ^^a-b]}}", "jobsets.a.systems[1]", "is listed twice"),
+    (J + "systems: [a-none, ^^a-none]}}", "jobsets.a.systems[1]", "is listed twice"),
     (J + "attributes: [^^a..b]}}", "jobsets.a.attributes[0]", "names joined by dots"),
     (J + "limits: {maxLog: ^^4G}}}", "jobsets.a.limits.maxLog", 'write "4GiB"'),
     (J + "limits: {^^maxlog: 4GiB}}}", "jobsets.a.limits.maxlog", 'did you mean "maxLog"?'),
@@ -354,6 +362,23 @@ WRONG = [
      "such as big-parallel"),
     ("builders: {a: {uri: 'ssh-ng://x', sshKeyFile: ^^/nix/store/x}}", "builders.a.sshKeyFile",
      "is in the Nix store, where everyone can read it"),
+    ("builders: {a: {systems: [^^x86_64-linx]}}", "builders.a.systems[0]",
+     'is no system of Nix; did you mean "x86_64-linux"?'),
+    ("builders: {a: {systems: [^^amd64-linux]}}", "builders.a.systems[0]", "write x86_64-linux"),
+    ("builders: {a: {maxJobs: ^^0}}", "builders.a.maxJobs", "to give it no builds write drain"),
+    ("builders: {a: {resources: {memory: ^^lots}}}", "builders.a.resources.memory", "not a size"),
+    ("builders: {a: {resources: {memory: ^^0}}}", "builders.a.resources.memory",
+     'write a size such as "32GiB", or a whole number'),
+    ("builders: {a: {resources: {memory: ^^true}}}", "builders.a.resources.memory",
+     "a text or a whole number, is true"),
+    ("builders: {a: {resources: {^^a b: 1}}}", 'builders.a.resources."a b"', "at most 100 letters"),
+    ("builders: {a: {resources: {gpu: ^^9999999999}}}", "builders.a.resources.gpu",
+     "must be at most 999999999"),
+    (R + "resources: [^^{match: '*'}]}}", "jobsets.a.resources[0]", '"needs" is missing'),
+    (R + "resources: [{match: '*', needs: {memroy: ^^1GiB}}]}}",
+     "jobsets.a.resources[0].needs.memroy", 'has the resource "memroy"; did you mean "memory"?'),
+    (R + "resources: [{match: '*', needs: {memory: ^^1}}]}}", "jobsets.a.resources[0].needs.memory",
+     "1 cannot be taken of the \"8GiB\" of a builder; write sizes for both"),
     ("caches: {^^c: {}}", "caches.c", '"uri" is missing; add uri: "file:///srv/cache"'),
     ("caches: {c: {uri: ^^/srv/c}}", "caches.c.uri", "write file:///PATH"),
     ("caches: {c: {uri: ^^'file://srv/c'}}", "caches.c.uri", "write file:///PATH"),
