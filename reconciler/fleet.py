@@ -1,22 +1,31 @@
 """The builders during one round of assignments: who fits what, and who takes what next. Pure.
 
 A builder takes a build if it has a slot free and enough of the resources that the build takes. One
-that goes before all others and only lacks resources has them reserved. Which build is next is not
-decided here (`scheduler`).
+that goes before all others and only lacks resources has them reserved. One that a faster builder
+is expected to finish sooner, although all its slots are taken, waits for a slot there; what goes
+after it may take the slower one. Which build is next is not decided here (`scheduler`).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.graph import Node, Platform
 from reconciler.model import Builder, BuilderName
+from reconciler.occupancy import Occupancy
 from reconciler.resources import PREFIX, Amount, Needs
 
 COPYING = 0.5
 """Seconds that a build elsewhere takes longer, at least: its inputs there, its outputs back."""
+
+MOST_AWAITING = 64
+"""So many builds at most are left waiting for faster builders in one round: all are looked at in
+each, and what comes after so many is little urgent and may as well be built slowly."""
+LOOK_AGAIN = 5.0
+"""Seconds, at least, until it is asked again whether waiting for a faster builder is worth it."""
 
 BUILTIN = "builtin"
 """The system of builders inside Nix itself (`builtin:fetchurl`): no particular machine."""
@@ -60,6 +69,7 @@ class Obstacle(StrEnum):
     UNAVAILABLE = "unavailable"
     AVOIDED = "avoided"
     FULL = "full"
+    SLOWER = "slower"
     SHORT = "short-of-resources"
 
 
@@ -74,8 +84,23 @@ class Refusal:
 class Fleet:
     """The builders during one round of assignments: who fits what, and how loaded each is."""
 
-    def __init__(self, slots: Sequence[Slots], turns: Mapping[BuilderName, int]) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slots],
+        turns: Mapping[BuilderName, int],
+        occupancy: Occupancy | None = None,
+        *,
+        now: float = 0.0,
+    ) -> None:
+        """Without an occupancy nothing is known of what runs, and no builder is waited for."""
         self._slots = slots
+        self._occupancy = occupancy or Occupancy()
+        self._now = now
+        self._given: dict[BuilderName, list[float]] = {}  # in this round: seconds that each takes
+        self._remaining: dict[BuilderName, list[float]] = {}
+        self._awaiting = 0
+        self.look_again_in: float | None = None
+        """Seconds after which waiting for a faster builder may no longer be worth it."""
         self._native = any(s.builder.uri is None and s.builder.max_jobs > 0 for s in slots)
         self._free = {s.builder.name: s.free for s in slots if not _closed(s)}
         self._turns = dict(turns)
@@ -192,7 +217,11 @@ class Fleet:
         local = [s for s in able if s.builder.uri is None] if node.prefer_local else []
         if not able:
             return None
-        name = min(local or able, key=lambda s: self._finish(s, node)).builder.name
+        chosen = min(local or able, key=lambda s: self._finish(s, node))
+        if not local and self._awaits(chosen, node):
+            return None
+        name = chosen.builder.name
+        self._given.setdefault(name, []).append(self._finish(chosen, node)[0])
         self._free[name] -= 1
         self._take(name, node.platform.needs)
         self._turns[name] = max(self._turns.values(), default=0) + 1
@@ -202,9 +231,47 @@ class Fleet:
         """In how many seconds it is expected to be done there; equal ones take turns."""
         builder = slots.builder
         load = 1 - self._free[builder.name] / builder.max_jobs
-        copying = 0.0 if builder.uri is None else COPYING
-        seconds = node.weight * (1 + load) / builder.speed_factor + copying
-        return seconds, self._turns.get(builder.name, 0), builder.name
+        return _seconds(builder, node, load=load), self._turns.get(builder.name, 0), builder.name
+
+    def _awaits(self, chosen: Slots, node: Node) -> bool:
+        """Whether a faster builder that is full is expected to be done sooner than the chosen one,
+        which is free. If so, the first slot to be free there is the node's: others wait longer.
+        """
+        faster = self._faster(chosen, node)
+        if not faster or self._awaiting >= MOST_AWAITING:
+            return False
+        seconds, _, _ = self._finish(chosen, node)
+        sooner, remaining = min(
+            (remaining[0] + _seconds(builder, node, load=1), remaining)
+            for builder, remaining in faster
+        )
+        if sooner >= seconds:
+            return False
+        again = max(min(seconds - sooner, remaining[0]), LOOK_AGAIN)
+        if self.look_again_in is None or again < self.look_again_in:
+            self.look_again_in = again
+        heapq.heapreplace(remaining, sooner)
+        self._awaiting += 1
+        return True
+
+    def _faster(self, chosen: Slots, node: Node) -> list[tuple[Builder, list[float]]]:
+        """Those that have all a node takes but a slot, and what runs there: when it is done."""
+        found = []
+        for each in self.fitting(node.platform):
+            builder = each.builder
+            if (
+                builder.speed_factor > chosen.builder.speed_factor
+                and self._free.get(builder.name, 1) < 1
+                and self._has(each, node.platform.needs)
+                and not self.avoids(each, node)
+            ):
+                if builder.name not in self._remaining:
+                    self._remaining[builder.name] = sorted(
+                        self._occupancy.remaining(builder, now=self._now)
+                        + self._given.get(builder.name, [])
+                    )
+                found.append((builder, self._remaining[builder.name]))
+        return [(builder, remaining) for builder, remaining in found if remaining]
 
     def refusals(self, slots: Slots, node: Node) -> tuple[Refusal, ...]:
         """Say why a builder does not take a node now; nothing: it would."""
@@ -224,7 +291,26 @@ class Fleet:
             number = slots.builder.max_jobs
             taken = f"all {number} slots are taken" if number > 1 else "its one slot is taken"
             found.append(Refusal(Obstacle.FULL, taken))
+        found += [] if found else self._slower(slots, node)
         return tuple(found)
+
+    def _slower(self, slots: Slots, node: Node) -> list[Refusal]:
+        """Of the builders that a node may wait for although this one takes it."""
+        return [
+            Refusal(
+                Obstacle.SLOWER,
+                f"is slower than {s.builder.name}: takes it unless that is done with it sooner",
+            )
+            for s in self.fitting(node.platform)
+            if s.builder.speed_factor > slots.builder.speed_factor
+            and self._free.get(s.builder.name, 1) < 1
+        ]
+
+
+def _seconds(builder: Builder, node: Node, *, load: float) -> float:
+    """How long a builder is expected to take; `load` is the part of its slots that are taken."""
+    copying = 0.0 if builder.uri is None else COPYING
+    return node.weight * (1 + load) / builder.speed_factor + copying
 
 
 def _closed(slots: Slots) -> bool:

@@ -26,6 +26,7 @@ from reconciler.fair_share import FairShare, Standing
 from reconciler.fleet import BUILTIN, Fleet, Obstacle, Refusal, Slots
 from reconciler.graph import Graph, Platform
 from reconciler.model import BuilderName, JobsetName
+from reconciler.occupancy import Occupancy
 from reconciler.prospects import Prospects
 
 __all__ = [
@@ -87,6 +88,8 @@ class Scheduler:
         self._delayed: list[tuple[float, int]] = []
 
         self._fair = FairShare()
+        self._occupancy = Occupancy()
+        self._look_again_at: float | None = None  # although nothing may happen until then
         self._turns: dict[BuilderName, int] = {}
 
     # --- What is told ----------------------------------------------------------------------
@@ -115,11 +118,14 @@ class Scheduler:
             waiting=self._waiting(now),
             now=now,
         )
+        weight = self._graph[derivation].weight
+        self._occupancy.start(derivation, builder, weight=weight, now=now)
         self._turns[builder] = max(self._turns.values(), default=0) + 1
 
     def finished(self, derivation: int, *, now: float) -> None:
         """Charge what it took in the end, however it ended."""
         self._fair.end(derivation, now=now)
+        self._occupancy.end(derivation)
 
     def _waiting(self, now: float) -> Iterator[JobsetName]:
         """Give the jobsets that have something to build now."""
@@ -134,7 +140,7 @@ class Scheduler:
 
     def assignments(self, slots: Sequence[Slots], *, now: float) -> list[Assignment]:
         """Give the builds to start now, best first. The same question has the same answer."""
-        fleet = Fleet(slots, self._turns)
+        fleet = Fleet(slots, self._turns, self._occupancy, now=now)
         hopeless = frozenset(fleet.hopeless(self._graph.platforms))
         if hopeless != self._hopeless:
             self._hopeless, self._ranked = hopeless, None
@@ -157,17 +163,21 @@ class Scheduler:
                 self._fair.anticipate(standings, self._jobsets(mask), node.weight)
         for heap, entry in taken:
             heapq.heappush(heap, entry)
+        wait = fleet.look_again_in
+        self._look_again_at = None if wait is None else now + wait
         return assigned
 
     def next_wake(self, now: float) -> float | None:
-        """Give the time at which the next back-off ends; None if nothing backs off."""
+        """Give the time at which the next back-off ends, or something that was left waiting for a
+        faster builder is to be looked at again; None if there is neither.
+        """
         self._refresh(now)
         while self._delayed:
             when, derivation = self._delayed[0]
             if self._is_due(derivation, when) and derivation in self._prospects:
-                return when
+                return when if self._look_again_at is None else min(when, self._look_again_at)
             heapq.heappop(self._delayed)
-        return None
+        return self._look_again_at
 
     def jobsets(self, derivation: int) -> tuple[JobsetName, ...]:
         """Give the jobsets that want it."""
@@ -200,6 +210,9 @@ class Scheduler:
 
     def _refresh(self, now: float) -> None:
         self._rank_if_stale()
+        for heaps in self._heaps.values():
+            for mask in [mask for mask, heap in heaps.items() if not heap]:
+                del heaps[mask]  # there may be one for each set of jobsets
         for derivation in self._feed:
             self._enqueue(derivation)
         self._feed.clear()

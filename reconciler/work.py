@@ -19,7 +19,7 @@ from reconciler.scheduler import Demand, Scheduler
 Bound = TypeVar("Bound", int, float)
 
 DEFAULT_SECONDS = 1.0
-"""Expected duration of a build of which nothing is known."""
+"""Expected duration of a build as long as nothing is known of any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ class Work:
         """As they joined: state and inputs are the graph's to know."""
         self.ids: dict[DrvPath, int] = {}
         self._durations = dict(durations)
+        self._all_seconds = sum(self._durations.values())
+        self._usual = self._mean()
         self._platforms: dict[tuple[str, tuple[str, ...], Needs], Platform] = {}
         self._needs: Mapping[int, Needs] = {}
         self._jobs: dict[int, list[WantedJob]] = {}
@@ -183,14 +185,24 @@ class Work:
     # --- Durations -------------------------------------------------------------------------
 
     def expected_seconds(self, name: str, system: str) -> float:
-        """What past builds say a build takes."""
-        return self._durations.get((package_name(name), system), DEFAULT_SECONDS)
+        """What past builds of its name say that a build takes; with none, those of all names.
+
+        It is their mean, not their median: that a long build is begun too late costs more than that
+        a short one is begun too early.
+        """
+        return self._durations.get((package_name(name), system), self._usual)
 
     def learn(self, name: str, system: str, seconds: float) -> None:
         """Note what a build took, as `database.built.set_duration` does."""
         key = (package_name(name), system)
         known = self._durations.get(key)
-        self._durations[key] = seconds if known is None else (known + seconds) / 2
+        learnt = seconds if known is None else (known + seconds) / 2
+        self._durations[key] = learnt
+        self._all_seconds += learnt - (known or 0.0)
+        self._usual = self._mean()
+
+    def _mean(self) -> float:
+        return self._all_seconds / len(self._durations) if self._durations else DEFAULT_SECONDS
 
     # --- Who wants what --------------------------------------------------------------------
 

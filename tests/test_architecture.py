@@ -39,7 +39,7 @@ PURE: list[set[str]] = [
     {"work"},
     {"scheduler"},
     {"fair_share", "fleet", "prospects"},
-    {"graph", "quarantine", "transitions"},
+    {"graph", "occupancy", "quarantine", "transitions"},
     {"model"},
     {"resources", "states"},
     {"problems", "quantities"},

@@ -137,11 +137,22 @@ def test_failures_are_counted_and_forgiven() -> None:
 def test_durations_are_learnt_by_package() -> None:
     made = Work({("hello", "x86_64-linux"): 10.0})
     assert made.expected_seconds("hello-2", "x86_64-linux") == 10.0
-    assert made.expected_seconds("hello-2", "aarch64-linux") == DEFAULT_SECONDS
     made.learn("hello-3", "x86_64-linux", 20.0)
     assert made.expected_seconds("hello-4", "x86_64-linux") == 15.0
     made.learn("hello-3", "aarch64-linux", 7.0)
     assert made.expected_seconds("hello", "aarch64-linux") == 7.0
+
+
+def test_what_was_never_built_is_expected_to_take_the_mean_of_what_was() -> None:
+    made = Work({})
+    assert made.expected_seconds("new", "x86_64-linux") == DEFAULT_SECONDS
+    made.learn("hello-3", "x86_64-linux", 20.0)
+    made.learn("other", "x86_64-linux", 100.0)
+    assert made.expected_seconds("new", "x86_64-linux") == 60.0
+    made.learn("hello-3", "x86_64-linux", 40.0)
+    assert made.expected_seconds("new", "aarch64-linux") == 65.0
+    known = Work({("hello", "x86_64-linux"): 3.0, ("other", "x86_64-linux"): 5.0})
+    assert known.expected_seconds("new", "x86_64-linux") == 4.0
 
 
 def test_who_wants_what_flows_down() -> None:
