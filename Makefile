@@ -2,6 +2,7 @@
 # make demo       run examples/quickstart        (make clean-demo removes it)
 # make test       all tests                      (ARGS="-k scheduler" for some)
 # make test-nixos NIXPKGS=DIR   the module on a whole system; DIR has nixpkgs' lib and nixos
+# make test-systemd   the unit under a real systemd, in a container (as root, on Debian)
 # make check      style, types, architecture     (make format mends style)
 # make bench      measure; bench-quick: in a few minutes
 # make lock       choose newer dependencies
@@ -21,6 +22,9 @@ DEMO ?= $(if $(ROOT),/var/lib/nix-reconciler-demo,$(SHARE)/nix-reconciler-demo)
 # Tests speak to two versions of Nix; this is the older one.
 OLD_NIX_BIN ?= $(NIX_PREFIX)-2.26/bin
 
+# The Debian with systemd that tests run in; made when it is first needed.
+SYSTEMD_ROOT ?= /var/cache/nix-reconciler-systemd
+
 # Expanded when a recipe runs, that is after Nix was installed.
 NIX_BIN = $(shell scripts/find-nix.sh '$(NIX_PREFIX)')
 RUN = PATH="$(CURDIR)/.venv/bin:$(NIX_BIN):$$PATH"
@@ -28,7 +32,7 @@ TEST = $(RUN) RECONCILER_NIX_BIN='$(NIX_BIN)' RECONCILER_TEST_NIX_OLD='$(OLD_NIX
 
 # Two installations at once would wait for, or fail on, apt's lock.
 .NOTPARALLEL:
-.PHONY: all venv nix old-nix tools demo clean-demo test test-nixos check format bench bench-quick lock clean
+.PHONY: all venv nix old-nix tools demo clean-demo test test-nixos test-systemd check format bench bench-quick lock clean
 
 all: venv nix
 
@@ -62,6 +66,12 @@ test: venv nix old-nix tools
 test-nixos: venv nix
 	@[ -d '$(NIXPKGS)/nixos' ] || { echo "name a tree with nixpkgs' lib and nixos: make test-nixos NIXPKGS=DIR" >&2; exit 2; }
 	$(TEST) RECONCILER_TEST_NIXPKGS='$(abspath $(NIXPKGS))' pytest -n $(JOBS) tests/nixos/whole_system.py $(ARGS)
+
+# Nix in a prefix of its own, which can be shown to the container, whatever PATH has.
+test-systemd: venv
+	@scripts/need.sh debootstrap 'command -v debootstrap'
+	@scripts/install-nix.sh '$(NIX_PREFIX)' >/dev/null
+	$(RUN) RECONCILER_NIX_BIN='$(NIX_PREFIX)/bin' RECONCILER_TEST_SYSTEMD_ROOT='$(SYSTEMD_ROOT)' pytest tests/nixos/systemd.py $(ARGS)
 
 check: venv nix tools
 	$(RUN) ruff check .

@@ -98,6 +98,8 @@ let
     SystemCallFilter = [
       "@system-service"
       "~@privileged @resources"
+      # Of util-linux's setpriv, if it is on the path: children are started with it.
+      "capset"
     ];
     UMask = "0027";
   };
@@ -158,6 +160,9 @@ in
       environment = config.networking.proxy.envVars // {
         HOME = cfg.stateDir;
         NIX_REMOTE = "daemon";
+        # Builds that run at a stop may come to their end; those that take longer are interrupted, and
+        # built anew. Well below TimeoutStopSec.
+        RECONCILER_STOP_AFTER = lib.mkDefault "2m";
         XDG_CACHE_HOME = "/var/cache/nix-reconciler";
       };
       serviceConfig = {

@@ -58,6 +58,19 @@ rec {
     }
   ) (builtins.fromJSON settings);
 
+  # The same settings as a machine would have them: its document, and its units.
+  machines = map (
+    given:
+    let
+      filled = fill options.settings.type given;
+    in
+    import ./units.nix {
+      inherit lib options;
+      settings = filled;
+      rendered = document filled;
+    }
+  ) (builtins.fromJSON settings);
+
   # What a page shows as the value of services.reconciler.
   readme =
     let

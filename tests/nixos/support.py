@@ -11,6 +11,24 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 
 
+def command(
+    attribute: str,
+    *,
+    candidates: list[str] | None = None,
+    settings: list[dict[str, Any]] | None = None,
+    expression: str = "{ }",
+    here: Path = HERE,
+) -> list[str]:
+    """What prints one attribute of evaluation.nix, which is `here`, as JSON."""
+    return [
+        "nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode",
+        str(here / "evaluation.nix"), "-A", attribute,
+        "--argstr", "candidates", json.dumps(candidates or []),
+        "--argstr", "settings", json.dumps(settings or []),
+        "--argstr", "expression", expression,
+    ]  # fmt: skip
+
+
 def evaluate(
     attribute: str,
     *,
@@ -20,17 +38,11 @@ def evaluate(
 ) -> Any:
     """One attribute of evaluation.nix."""
     asked = subprocess.run(
-        [
-            "nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode",
-            HERE / "evaluation.nix", "-A", attribute,
-            "--argstr", "candidates", json.dumps(candidates or []),
-            "--argstr", "settings", json.dumps(settings or []),
-            "--argstr", "expression", expression,
-        ],
+        command(attribute, candidates=candidates, settings=settings, expression=expression),
         check=False,
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert asked.returncode == 0, asked.stderr
     return json.loads(asked.stdout)
 
