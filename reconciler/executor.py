@@ -47,8 +47,10 @@ from reconciler.outcomes import (
     Faulted,
     Outcome,
     Polled,
+    Revisited,
 )
 from reconciler.source import LockedSource
+from reconciler.states import InspectionScope
 from reconciler.store import Store
 
 MAX_EVALUATIONS = 2
@@ -357,15 +359,41 @@ class Executor:
             Closed(cache=cache.name, derivations=tuple(outputs), paths=tuple(paths), error=error)
         )
 
-    def push(self, cache: Cache, paths: Collection[StorePath]) -> None:
-        """Send a batch to a cache."""
-        self._start(self._push(cache, paths))
+    def push(
+        self, cache: Cache, paths: Collection[StorePath], *, replace: Collection[StorePath]
+    ) -> None:
+        """Send a batch to a cache; those to `replace` whatever it has of them."""
+        self._start(self._push(cache, paths, replace))
 
-    async def _push(self, cache: Cache, paths: Collection[StorePath]) -> None:
+    async def _push(
+        self, cache: Cache, paths: Collection[StorePath], replace: Collection[StorePath]
+    ) -> None:
         # Loading it, with its cryptography, takes longer than evaluating a small jobset.
         from reconciler import pushing  # noqa: PLC0415
 
-        self._report(await pushing.push(cache, paths, self._store))
+        self._report(await pushing.push(cache, paths, self._store, replace=replace))
+
+    def inspect(self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]) -> None:
+        """Look whether what was pushed to a cache is there."""
+        self._start(self._inspect(cache, scope, paths))
+
+    async def _inspect(
+        self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]
+    ) -> None:
+        from reconciler import inspecting  # noqa: PLC0415 - as above
+
+        self._report(await inspecting.inspect(cache, scope, paths, self._store))
+
+    def revisit(self, derivations: Collection[DrvPath]) -> None:
+        """Look again at derivations whose outputs were lost."""
+        self._start(self._revisit(tuple(derivations)))
+
+    async def _revisit(self, derivations: tuple[DrvPath, ...]) -> None:
+        try:
+            batch = await self.ingest.revisit(derivations, now=time.time())
+        except NixError:
+            batch = None  # the derivations are gone as well: an evaluation finds them again
+        self._report(Revisited(derivations=derivations, batch=batch))
 
     # --- Logs ----------------------------------------------------------------------------------
 

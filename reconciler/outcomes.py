@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.ingest import Ingested
-from reconciler.model import AttemptResult, BuilderName, CacheName, JobsetName, StorePath
+from reconciler.model import (
+    AttemptResult,
+    BuilderName,
+    CacheName,
+    DrvPath,
+    JobsetName,
+    StorePath,
+)
 from reconciler.source import LockedSource
+from reconciler.states import InspectionScope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,32 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """A cache was looked into."""
+
+    cache: CacheName
+    scope: InspectionScope
+    seen: tuple[StorePath, ...] = ()
+    lost: Mapping[StorePath, str] = field(default_factory=dict)
+    """Those of the paths seen that are not there, each with a sentence."""
+    broken: Mapping[StorePath, str] = field(default_factory=dict)
+    """Those that are there and of no use."""
+    dangling: Mapping[StorePath, str] = field(default_factory=dict)
+    """What they refer to and the cache lacks."""
+    unusable: str | None = None
+    """Why nothing could be seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revisited:
+    """Derivations whose outputs were lost were looked at again."""
+
+    derivations: tuple[DrvPath, ...]
+    batch: Ingested | None = None
+    """None: they cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Faulted:
     """Something went wrong with an object; `message` None: it is well again."""
 
@@ -113,5 +147,7 @@ Outcome = (
     | Fetched
     | Closed
     | Pushed
+    | Inspected
+    | Revisited
     | Faulted
 )

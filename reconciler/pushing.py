@@ -17,8 +17,16 @@ from reconciler.outcomes import Pushed
 from reconciler.store import Store
 
 
-async def push(cache: Cache, paths: Collection[StorePath], store: Store) -> Pushed:
-    """Push those of the paths that the store still has."""
+async def push(
+    cache: Cache,
+    paths: Collection[StorePath],
+    store: Store,
+    *,
+    replace: Collection[StorePath] = (),
+) -> Pushed:
+    """Push those of the paths that the store still has; those to `replace` even if the cache has
+    something of them.
+    """
     folder = Path(next(iter(paths))).parent
     try:
         report = await push_batch(
@@ -27,7 +35,8 @@ async def push(cache: Cache, paths: Collection[StorePath], store: Store) -> Push
             store_dir=str(folder),
             path_info=store.path_info,
             nars=LocalNars(folder),
-            elsewhere=await _from_upstreams(cache, paths, store),
+            elsewhere=await _references_elsewhere(cache, paths, store),
+            replace=replace,
         )
     except (CacheError, NixError) as error:
         return Pushed(
@@ -44,15 +53,22 @@ async def push(cache: Cache, paths: Collection[StorePath], store: Store) -> Push
     )
 
 
-async def _from_upstreams(
+async def _references_elsewhere(
     cache: Cache, paths: Iterable[StorePath], store: Store
 ) -> list[StorePath]:
-    """References that readers of the cache get from its upstreams."""
+    """References of the paths that readers of the cache get from its upstreams."""
     if not cache.upstreams:
         return []
     infos = [await store.path_info(path) for path in paths]
     references = {path for info in infos if info is not None for path in info.references}
-    known = [await store.path_info(path) for path in references]
+    return await from_upstreams(cache, references, store)
+
+
+async def from_upstreams(cache: Cache, paths: Iterable[StorePath], store: Store) -> list[StorePath]:
+    """Those of the paths that readers of the cache get from its upstreams."""
+    if not cache.upstreams:
+        return []
+    known = [await store.path_info(path) for path in paths]
     return [info.path for info in known if info is not None and is_upstream(cache, info)]
 
 

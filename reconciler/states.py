@@ -70,6 +70,13 @@ class PushState(StrEnum):
     FAILED = "failed"
 
 
+class InspectionScope(StrEnum):
+    """How much of a cache is looked at in one go."""
+
+    SAMPLE = "sample"
+    WHOLE = "whole"
+
+
 class Outcome(StrEnum):
     """How an attempt ended. The first group settles the build; the second does not."""
 

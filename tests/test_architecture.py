@@ -22,7 +22,8 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"fetching", "pushing"},
+    {"fetching", "inspecting"},
+    {"pushing"},
     {"outcomes"},
     {"ingest", "store"},
     {"build"},

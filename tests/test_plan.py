@@ -23,13 +23,16 @@ from reconciler.model import (
 )
 from reconciler.plan import (
     FETCH_BATCH,
+    SAMPLE_INTERVAL,
     UNAVAILABLE_PAUSE,
+    WHOLE_INTERVAL,
     Action,
     AwayOutputs,
     Build,
     Evaluate,
     Fetch,
     Forget,
+    Inspect,
     Locked,
     Observed,
     ObservedCache,
@@ -48,6 +51,7 @@ from reconciler.plan import (
     plan,
 )
 from reconciler.scheduler import Demand, Scheduler, Slots
+from reconciler.states import InspectionScope
 from tests.support import jobsets
 
 NOW = 1_000_000.0
@@ -406,3 +410,25 @@ def test_what_could_not_be_fetched_waits_and_is_told() -> None:
     assert decided.conditions == {("jobset", IT, "not-fetched"): "no answer"}
     later = plan(desired(jobset()), observed(seen(evaluation(1)), away=(failed,)), now=NOW + 5)
     assert later.actions == (Fetch(derivations=(1,)),)
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        (ObservedCache(), None),
+        (ObservedCache(seen_at=NOW), NOW + SAMPLE_INTERVAL),
+        (ObservedCache(seen_at=NOW - SAMPLE_INTERVAL), InspectionScope.SAMPLE),
+        (ObservedCache(seen_at=NOW - SAMPLE_INTERVAL, inspecting=True), None),
+        (ObservedCache(seen_at=NOW - 9999, looked_at=NOW - 1), NOW - 1 + SAMPLE_INTERVAL),
+        (ObservedCache(seen_at=NOW - WHOLE_INTERVAL), InspectionScope.WHOLE),
+        (ObservedCache(seen_at=NOW - WHOLE_INTERVAL, looked_at=NOW), NOW + SAMPLE_INTERVAL),
+    ],
+)
+def test_a_cache_is_looked_into_when_it_is_time(
+    cache: ObservedCache, expected: InspectionScope | float | None
+) -> None:
+    found = plan(desired(caches=(CACHE,)), observed(caches={MAIN: cache}), now=NOW)
+    if isinstance(expected, InspectionScope):
+        assert found.actions == (Inspect(cache=MAIN, scope=expected),)
+    else:
+        assert (found.actions, found.wake_at) == ((), expected)

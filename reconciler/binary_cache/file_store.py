@@ -87,6 +87,14 @@ class FileStore:
             return False
         return True
 
+    async def names(self, folder: str) -> frozenset[str] | None:
+        """Look into the folder."""
+        return await self._in_thread(lambda: frozenset(self._names(folder)))
+
+    def _names(self, folder: str) -> Iterator[str]:
+        with os.scandir(self._folder / folder) as entries:
+            yield from (f"{folder}{entry.name}" for entry in entries if entry.is_file())
+
     async def read(self, name: str) -> bytes | None:
         """Read it in one go."""
         return await self._in_thread(lambda: self._read(name))

@@ -96,6 +96,11 @@ class HttpStore:
             raise refused(answer, self._address, f"HEAD {name}")
         return True
 
+    async def names(self, folder: str) -> frozenset[str] | None:
+        """Not to be had: HTTP knows no list."""
+        del folder
+        return None
+
     async def read(self, name: str) -> bytes | None:
         """Read it in one go."""
         try:

@@ -53,6 +53,8 @@ class Finding:
     path: StorePath
     flaw: Flaw
     message: str
+    reference: StorePath | None = None
+    """What is absent, of an absent reference."""
 
 
 class BinaryCache(Protocol):
@@ -70,8 +72,10 @@ class BinaryCache(Protocol):
         nars: Nars,
         *,
         elsewhere: Collection[StorePath] = (),
+        replace: Collection[StorePath] = (),
     ) -> PushReport:
-        """Bring paths into the cache; what is there already costs a question.
+        """Bring paths into the cache; what is there already costs a question. Those to `replace`
+        are sent although something is there, which is of no use.
 
         At no moment does a reader see a path whose NAR is not whole or, in a cache that keeps
         closures, whose references are neither there nor `elsewhere` (in an upstream of the cache,
@@ -81,6 +85,25 @@ class BinaryCache(Protocol):
 
     async def verify(self, path: StorePath) -> tuple[Finding, ...]:
         """Read a path back in full and check it; empty where nothing is wrong with it."""
+        ...
+
+    async def examine(
+        self,
+        paths: Collection[StorePath],
+        *,
+        foreign: Collection[StorePath] = (),
+        read_up_to: int | None = None,
+    ) -> tuple[Finding, ...]:
+        """Read many paths back and check them; empty where nothing is wrong with any.
+
+        NARs of `read_up_to` bytes together (None: all) are read in full, of the others it is only
+        asked whether they are there. `foreign` are those of the paths that somebody else may have
+        pushed: a signature of theirs satisfies. Of such a path only the hash need be right.
+        """
+        ...
+
+    async def hashes(self) -> frozenset[str] | None:
+        """The hash parts of all paths that the cache has; None: its kind cannot list them."""
         ...
 
     async def close(self) -> None:
@@ -98,6 +121,12 @@ class ObjectStore(Protocol):
 
     async def present(self, names: Collection[str]) -> set[str]:
         """Those of the names that exist, asked in bulk."""
+        ...
+
+    async def names(self, folder: str) -> frozenset[str] | None:
+        """All objects in a folder (`nar/`; empty: the topmost), not those below it; None: this kind
+        cannot list.
+        """
         ...
 
     async def read(self, name: str) -> bytes | None:

@@ -17,7 +17,7 @@ from typing import assert_never
 
 from reconciler.binary_cache.compression import Encoder
 from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport
-from reconciler.binary_cache.narinfo import NarInfo, fingerprint, narinfo_name, render
+from reconciler.binary_cache.narinfo import NarInfo, fingerprint, hash_of, narinfo_name, render
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.order import first_absent, hold_back, reference_levels
 from reconciler.binary_cache.packing import PackedNar, Packer, pack
@@ -86,8 +86,26 @@ class NarCache:
 
     async def verify(self, path: StorePath) -> tuple[Finding, ...]:
         """Read a path back and check it against our keys."""
+        return await self.examine([path])
+
+    async def examine(
+        self,
+        paths: Collection[StorePath],
+        *,
+        foreign: Collection[StorePath] = (),
+        read_up_to: int | None = None,
+    ) -> tuple[Finding, ...]:
+        """Read many paths back and check them against our keys."""
         keys = [key.public for key in self._keys]
-        return await Verifier(self._store, keys, self._keeps_closures).verify(path)
+        verifier = Verifier(self._store, keys, self._keeps_closures)
+        return await verifier.examine(paths, foreign=foreign, read_up_to=read_up_to)
+
+    async def hashes(self) -> frozenset[str] | None:
+        """Of the narinfo files' names."""
+        names = await self._store.names("")
+        if names is None:
+            return None
+        return frozenset(digits for name in names if (digits := hash_of(name)) is not None)
 
     async def close(self) -> None:
         """Close the store of objects."""
@@ -99,12 +117,14 @@ class NarCache:
         nars: Nars,
         *,
         elsewhere: Collection[StorePath] = (),
+        replace: Collection[StorePath] = (),
     ) -> PushReport:
         """Upload what is missing; see BinaryCache."""
         batch = {info.path: info for info in infos}
         outside = {path for info in infos for path in info.references} - batch.keys()
         # Where no closure is kept, what lies outside the batch is not asked for and passes.
         missing = await self.missing(batch.keys() | outside if self._keeps_closures else batch)
+        missing |= batch.keys() & set(replace)
         available = (batch.keys() | outside) - missing | set(elsewhere)
         wanted = reference_levels(info for path, info in batch.items() if path in missing)
         ready, waiting = hold_back(wanted, available)

@@ -12,6 +12,7 @@ from reconciler.errors import CacheError
 from reconciler.model import StorePath
 
 _HASH = re.compile(r"sha256:(?:[0-9abcdfghijklmnpqrsvwxyz]{52}|[0-9a-f]{64})")
+_DIGITS = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}")
 _PATH_NAME = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}-[0-9A-Za-z+\-._?=]+")
 _URL = re.compile(r"[0-9A-Za-z+\-_?=][0-9A-Za-z+\-._?=]*(?:/[0-9A-Za-z+\-_?=][0-9A-Za-z+\-._?=]*)*")
 _HASH_LENGTH = 32
@@ -44,6 +45,12 @@ def hash_part(path: str) -> str:
 def narinfo_name(path: str) -> str:
     """The name of a path's narinfo in any cache."""
     return f"{hash_part(path)}.narinfo"
+
+
+def hash_of(name: str) -> str | None:
+    """The hash part of the path whose narinfo has this name; None: it is no narinfo's."""
+    digits, dot, kind = name.partition(".")
+    return digits if dot and kind == "narinfo" and _DIGITS.fullmatch(digits) else None
 
 
 def fingerprint(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import replace
 
 from reconciler.binary_cache import open_cache
 from reconciler.binary_cache.interface import PushReport
@@ -21,14 +21,16 @@ async def push_batch(
     path_info: PathInfoOf,
     nars: Nars,
     elsewhere: Collection[StorePath] = (),
+    replace: Collection[StorePath] = (),
 ) -> PushReport:
-    """Push paths; `path_info` is asked of the store, and answers None where a path is gone.
+    """Push paths; `path_info` is asked of the store, and answers None where a path is gone. Those
+    to `replace` are sent although something is there.
 
     Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
     asked.
     """
     async with open_cache(cache, store_dir=store_dir) as opened:
-        missing = await opened.missing(paths)
+        missing = await opened.missing(paths) | set(replace)
         infos, gone = [], []
         for path in missing:
             info = await path_info(path)
@@ -36,6 +38,6 @@ async def push_batch(
                 gone.append(path)
             else:
                 infos.append(info)
-        report = await opened.push(infos, nars, elsewhere=elsewhere)
+        report = await opened.push(infos, nars, elsewhere=elsewhere, replace=replace)
     there = dict.fromkeys(set(paths) - missing, 0)
-    return replace(report, sent={**there, **report.sent}, gone=(*gone, *report.gone))
+    return dataclasses.replace(report, sent={**there, **report.sent}, gone=(*gone, *report.gone))

@@ -41,7 +41,11 @@ from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        ListObjectsV2OutputTypeDef,
+        ListObjectsV2RequestTypeDef,
+    )
 
 T = TypeVar("T")
 
@@ -165,6 +169,33 @@ class S3Store:
         except FileNotFoundError:
             return False
         return True
+
+    async def names(self, folder: str) -> frozenset[str] | None:
+        """Read the bucket's listing of the folder, page by page."""
+        found: set[str] = set()
+        follows: str | None = None
+        while True:
+            answer = await self._run(functools.partial(self._listed, folder, follows))
+            found.update(each["Key"] for each in answer.get("Contents", ()))
+            if not answer["IsTruncated"]:
+                break
+            follows = answer["NextContinuationToken"]
+        start = len(self._address.prefix)
+        # Some servers list the folder itself as an object.
+        return frozenset(key[start:] for key in found if not key.endswith("/"))
+
+    def _listed(self, folder: str, follows: str | None) -> ListObjectsV2OutputTypeDef:
+        where: ListObjectsV2RequestTypeDef = {
+            "Bucket": self._address.bucket,
+            "Prefix": self._key(folder),
+            "Delimiter": "/",
+        }
+        if follows is not None:
+            where["ContinuationToken"] = follows
+        answer = self._client.list_objects_v2(**where)
+        if "IsTruncated" not in answer:  # some other XML, or HTML
+            raise TransientError(f"{self._address.place} answers with nonsense")
+        return answer
 
     # --- Reading ---------------------------------------------------------------------------
 

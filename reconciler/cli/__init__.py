@@ -29,7 +29,7 @@ VERBS = {
     "diff": "diff",
     "graph": "graph",
     "builders": "fleet",
-    "caches": "fleet",
+    "caches": "caches",
     "events": "events",
     "trigger": "requests",
     "retry": "requests",

@@ -1,4 +1,4 @@
-"""`reconciler builders` and `reconciler caches`: health, slots and queues."""
+"""`reconciler builders`: health, slots and present builds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from reconciler.cli.output import Json, flat, plain, print_json
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import document_in_force, reading
 from reconciler.cli.status_text import mark
-from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table, wrapped
+from reconciler.cli.text import ago, columns, lasting, one_line, table, wrapped
 from reconciler.database import needs, report, running
-from reconciler.database.report import CacheContents
 from reconciler.database.running import BuilderError, LiveAttempt
 from reconciler.model import BuilderName
 from reconciler.quantities import format_size
-from reconciler.status import BuilderStatus, CacheStatus, judge_builder, judge_cache
+from reconciler.status import BuilderStatus, judge_builder
 
 
 @verb(
@@ -129,54 +128,3 @@ def _builder_lines(
             header=["BUILDING", "ON", "FOR"],
             width=width,
         )
-
-
-@verb(
-    "caches",
-    examples="""
-    reconciler caches
-    reconciler caches --json | jq '.caches[] | select(.open > 0)'
-    """,
-)
-def caches(*, as_json: bool) -> None:
-    """Show each cache: in sync, or what it lacks and why."""
-    with reading(settings()) as database:
-        document_in_force(database)
-        found = [
-            judge_cache(each) for each in report.caches(database, report.all_conditions(database))
-        ]
-        contents = report.cache_contents(database)
-    if as_json:
-        print_json(
-            {
-                "caches": [
-                    {**flat(each), "contents": plain(contents[each.facts.name])} for each in found
-                ]
-            }
-        )
-    elif not found:
-        click.echo("No cache is declared: nothing is pushed.")
-    else:
-        for each in found:
-            for line in _cache_lines(each, contents[each.facts.name], now=time.time()):
-                click.echo(line)
-
-
-def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> Iterator[str]:
-    facts, width = each.facts, columns()
-    if facts.removed_at is not None:
-        yield f"- {facts.name}  pruned {ago(facts.removed_at, now)}"
-        return
-    yield f"{mark(each.verdict)} {click.style(facts.name, bold=True)}  {each.summary}"
-    pushed = f"{contents.pushed} paths, {format_size(contents.bytes)} sent"
-    if contents.last_push_at is not None:
-        pushed += f", the last {ago(contents.last_push_at, now)}"
-    pairs = [["address", harmless(facts.uri)], ["pushed", pushed]]
-    if contents.dropped:
-        pairs.append(["dropped", f"{contents.dropped} paths, collected before they were pushed"])
-    if facts.failing and facts.error:
-        pairs.append(["failing", one_line(facts.error)])
-    if facts.next_due_at is not None and facts.next_due_at > now:
-        pairs.append(["next try", f"in {lasting(facts.next_due_at - now)}"])
-    pairs += [[c.reason.replace("-", " "), one_line(c.message)] for c in facts.conditions]
-    yield from table(pairs, indent="  ", width=width)

@@ -15,6 +15,7 @@ from reconciler.cli.output import Json, plain, print_json
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, cut, one_line
 from reconciler.preview import Declared, Preview, preview
+from reconciler.states import InspectionScope
 from reconciler.status import counted
 
 NAMES_SHOWN = 20
@@ -119,12 +120,8 @@ def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
                 sign="-", kind="withdraw", subject=counted(number, "queued build"),
                 note="nothing needs them any more",
             )  # fmt: skip
-        case planning.QueuePushes():
-            yield Line(
-                sign="+",
-                kind="push",
-                subject=f"what {counted(len(action.derivations), 'job')} made, to {action.cache}",
-            )
+        case planning.QueuePushes() | planning.Inspect():
+            yield _of_cache(action)
         case planning.Release():
             yield Line(
                 sign="-", kind="release", subject=f"GC roots of evaluation {action.evaluation}"
@@ -140,6 +137,19 @@ def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
             yield Line(sign="-", kind="sweep", subject="builds and logs that nothing kept needs")
         case planning.Push() | planning.Prune():
             return
+        case _:
+            assert_never(action)
+
+
+def _of_cache(action: planning.QueuePushes | planning.Inspect) -> Line:
+    match action:
+        case planning.QueuePushes():
+            subject = f"what {counted(len(action.derivations), 'job')} made, to {action.cache}"
+            return Line(sign="+", kind="push", subject=subject)
+        case planning.Inspect():
+            some = "all" if action.scope is InspectionScope.WHOLE else "some"
+            note = f"whether it has {some} of what was pushed to it"
+            return Line(sign="~", kind="inspect", subject=f"cache {action.cache}", note=note)
         case _:
             assert_never(action)
 

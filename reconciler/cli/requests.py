@@ -58,7 +58,7 @@ def _ask(name: str, subjects: Sequence[str], why: str, *, as_json: bool) -> None
     finally:
         writer.close()
     running = daemon(where) is not None
-    _wake(where)
+    wake(where)
     if as_json:
         requests: list[Json] = [
             {"id": number, "verb": name, "subject": subject, "who": who, "why": why, "madeAt": now}
@@ -96,7 +96,7 @@ def _subject(database: Database, name: str, text: str) -> str:
             return found.name if in_force else lookup.build_facts(database, found.derivation).path
 
 
-def _wake(where: Settings) -> None:
+def wake(where: Settings) -> None:
     """Tell the daemon; one that does not hear it looks by itself before long."""
     with (
         contextlib.suppress(OSError),

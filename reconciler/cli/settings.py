@@ -81,11 +81,17 @@ def place_options(*, variables: bool) -> Callable[[Function], Function]:
 
 
 def verb(
-    name: str, *, examples: str, notes: str = "", json: bool = True
+    name: str,
+    *,
+    examples: str,
+    notes: str = "",
+    json: bool = True,
+    group: type[click.Group] | None = None,
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function: its docstring is the help, below it notes and examples.
 
-    Both are printed as they are written, line by line.
+    Both are printed as they are written, line by line. Of a `group` the function is called first,
+    whether or not one of its commands is named.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -100,8 +106,11 @@ def verb(
             "Examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
         ]
         epilog = "\n\n".join(f"\b\n{block}" for block in blocks if block)
+        names = {"help_option_names": ["-h", "--help"]}
+        if group is None:
+            return click.command(name, epilog=epilog, context_settings=names)(wrapped)
         return click.command(
-            name, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]}
+            name, group, epilog=epilog, context_settings=names, invoke_without_command=True
         )(wrapped)
 
     return decorate

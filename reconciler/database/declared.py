@@ -39,6 +39,7 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
             if row["uri"] != cache.uri:
                 database.execute("DELETE FROM push WHERE cache = ?", (row["id"],))
                 database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))
+                database.execute("DELETE FROM inspection WHERE cache = ?", (row["id"],))
                 database.execute("UPDATE cache SET uri = ? WHERE id = ?", (cache.uri, row["id"]))
     return generation
 

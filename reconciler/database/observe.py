@@ -82,7 +82,9 @@ def suspended_jobsets(database: Database) -> set[JobsetName]:
 
 
 def wanted_jobs(database: Database) -> list[WantedJob]:
-    """The jobs of the evaluations in force: running ones, and each declared jobset's good one."""
+    """The jobs of the evaluations in force: running ones, and each declared jobset's good one; and
+    what is built again for them.
+    """
     return [
         WantedJob(
             jobset=row[0],
@@ -97,6 +99,10 @@ def wanted_jobs(database: Database) -> list[WantedJob]:
             " FROM evaluation e JOIN jobset s ON s.id = e.jobset JOIN job j ON j.evaluation = e.id"
             " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL"
             " AND j.derivation IS NOT NULL"
+            " UNION ALL SELECT s.name, e.id, r.derivation, NULL, NULL, 0 FROM rebuild r"
+            " JOIN evaluation e ON e.id = r.evaluation JOIN jobset s ON s.id = e.jobset"
+            " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM job WHERE evaluation = e.id AND derivation = r.derivation)"
         )
     ]
 
@@ -192,6 +198,9 @@ def needed_outputs(database: Database) -> dict[DrvPath, set[StorePath]]:
         " JOIN derivation d ON d.id = j.derivation JOIN output o ON o.derivation = d.id"
         " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL"
         f" AND NOT b.{_NOT_GOOD} AND o.path IS NOT NULL"
+        " UNION SELECT d.path, o.path FROM rebuild r JOIN build b ON b.derivation = r.derivation"
+        " JOIN derivation d ON d.id = r.derivation JOIN output o ON o.derivation = d.id"
+        f" WHERE NOT b.{_NOT_GOOD} AND o.path IS NOT NULL"
         " UNION SELECT d.path, o.path FROM build a JOIN input i ON i.derivation = a.derivation"
         " JOIN build b ON b.derivation = i.input JOIN derivation d ON d.id = i.input"
         " JOIN output o ON o.derivation = d.id"

@@ -69,9 +69,10 @@ def set_push_states(
         check(change.before, change.after, change.cause)
     with database.transaction():
         database.execute_many(
-            "UPDATE push SET state = ?, finished_at = ?, failures = failures + ?, not_before = ?,"
-            " bytes = coalesce(?, bytes), error = ?"
-            " WHERE cache = (SELECT id FROM cache WHERE name = ?) AND path = ?",
+            "UPDATE push SET state = ?1, finished_at = ?2, failures = failures + ?3,"
+            " not_before = ?4, bytes = coalesce(?5, bytes), error = ?6,"
+            " checked_at = coalesce(?2, checked_at), resend = CASE WHEN ?2 IS NULL THEN resend"
+            " ELSE 0 END WHERE cache = (SELECT id FROM cache WHERE name = ?7) AND path = ?8",
             (
                 (
                     change.after,

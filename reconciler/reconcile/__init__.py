@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 
-from reconciler.database import declared, observe, usage
+from reconciler.database import declared, inspected, observe, usage
 from reconciler.errors import NixError
 from reconciler.model import CacheName, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
@@ -226,12 +226,16 @@ def _away(farm: Farm) -> tuple[AwayOutputs, ...]:
 def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
     queue = observe.push_queue(farm.database, name, now=now, batch=PUSH_BATCH)
     closing = farm.closing.get(name, set())
+    looked = inspected.looked(farm.database, name)
     return ObservedCache(
         due=() if ("cache", name, KEYLESS) in farm.faults else queue.due,
         next_due_at=queue.next_due_at,
         failures=queue.failures,
         unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys())),
         busy=name in farm.pushing,
+        seen_at=None if ("cache", name, KEYLESS) in farm.faults else looked.oldest_at,
+        looked_at=max(looked.last_at or 0.0, farm.inspected_at.get(name, 0.0)),
+        inspecting=name in farm.inspecting,
     )
 
 

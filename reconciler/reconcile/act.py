@@ -7,10 +7,11 @@ from typing import assert_never
 
 from reconciler import plan
 from reconciler.build.attempt import Order
-from reconciler.database import built, evaluated, observe, pushed, retention, usage
+from reconciler.database import built, evaluated, inspected, observe, pushed, retention, usage
 from reconciler.model import BuildState, PushScope, PushState
 from reconciler.plan import RunningBuild
 from reconciler.reconcile.farm import Farm
+from reconciler.states import InspectionScope
 from reconciler.transitions import Cause
 
 
@@ -35,6 +36,8 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             _queue_pushes(farm, action)
         case plan.Push():
             _push(farm, action, now=now)
+        case plan.Inspect():
+            _inspect(farm, action, now=now)
         case plan.Release() | plan.Forget() | plan.Sweep() | plan.Prune():
             _let_go(farm, action, now=now)
         case _:
@@ -159,4 +162,16 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
         now=now,
     )
     farm.pushing.add(action.cache)
-    farm.executor.push(farm.desired.caches[action.cache], action.paths)
+    farm.executor.push(
+        farm.desired.caches[action.cache],
+        action.paths,
+        replace=inspected.to_resend(farm.database, action.cache, action.paths),
+    )
+
+
+def _inspect(farm: Farm, action: plan.Inspect, *, now: float) -> None:
+    limit = plan.SAMPLE if action.scope is InspectionScope.SAMPLE else None
+    paths = inspected.pushed_paths(farm.database, action.cache, limit=limit)
+    farm.inspecting.add(action.cache)
+    farm.inspected_at[action.cache] = now
+    farm.executor.inspect(farm.desired.caches[action.cache], action.scope, paths)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
 
 from reconciler import outcomes as out
-from reconciler.database import built, evaluated, observe, pushed
-from reconciler.model import BuildState, Outcome, PushState
+from reconciler.database import built, evaluated, inspected, observe, pushed
+from reconciler.model import BuildState, CacheName, Outcome, PushState, StorePath
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import package_name
@@ -42,6 +43,10 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _closed(farm, outcome, now=now)
         case out.Pushed():
             _pushed(farm, outcome, now=now)
+        case out.Inspected():
+            _inspected(farm, outcome, now=now)
+        case out.Revisited():
+            _revisited(farm, outcome, now=now)
         case _:
             assert_never(outcome)
 
@@ -204,3 +209,44 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path in outcome.waiting
     ]
     pushed.set_push_states(farm.database, outcome.cache, changes, now=now)
+    if inspected.built_again(farm.database, outcome.sent):
+        farm.want()
+    if outcome.gone:
+        _build_again(farm, outcome.cache, outcome.gone)
+
+
+def _build_again(farm: Farm, cache: CacheName, paths: Iterable[StorePath]) -> None:
+    """Have what neither a cache nor the store has built again, as far as it is wanted."""
+    jobsets = [each.name for each in farm.desired.jobsets.values() if cache in each.caches]
+    lost = inspected.build_again(farm.database, cache, jobsets, paths)
+    if lost:
+        farm.executor.revisit(lost)
+
+
+def _inspected(farm: Farm, outcome: out.Inspected, *, now: float) -> None:
+    farm.inspecting.discard(outcome.cache)
+    farm.fault("cache", outcome.cache, "not-inspected", outcome.unusable)
+    if outcome.unusable is None:
+        sight = inspected.Sight(
+            scope=outcome.scope,
+            seen=outcome.seen,
+            lost=outcome.lost,
+            broken=outcome.broken,
+            dangling=outcome.dangling,
+        )
+        inspected.record(farm.database, outcome.cache, sight, now=now)
+        farm.inspected_at.pop(outcome.cache, None)
+
+
+def _revisited(farm: Farm, outcome: out.Revisited, *, now: float) -> None:
+    if outcome.batch is None:
+        return
+    farm.join(outcome.batch.live, lost=outcome.batch.lost, now=now)
+    farm.want()
+    live = {*outcome.batch.live}
+    for derivation in observe.derivation_ids(farm.database, outcome.derivations):
+        if derivation not in live:  # somewhere it is after all
+            farm.away.setdefault(derivation, Away())
+            jobsets = {job.jobset for job in farm.work.jobs(derivation)}
+            for cache in farm.caches_of(jobsets):
+                farm.unqueued.setdefault(cache.name, set()).add(derivation)

@@ -86,6 +86,9 @@ class Farm:
     running: dict[int, RunningBuild] = field(default_factory=dict)
     """By derivation."""
     pushing: set[CacheName] = field(default_factory=set)
+    inspecting: set[CacheName] = field(default_factory=set)
+    inspected_at: dict[CacheName, float] = field(default_factory=dict)
+    """When looking into caches was begun; of one that was seen the database knows."""
     unqueued: dict[CacheName, set[int]] = field(default_factory=dict)
     """Derivations whose outputs are to be put on a cache's queue."""
     closing: dict[CacheName, set[int]] = field(default_factory=dict)
