@@ -206,8 +206,8 @@ class Ingest:
             for path, each in known.items()
             if each.state.good and walk[path].available is False
         ]
-        # To look up both ends of each edge takes a third of the time. They were read from the
-        # database or are written here, and an evaluation that is under way is not forgotten.
+        # To look up both ends of each edge takes three tenths of the time of storing it. They were
+        # read from the database or are written here, and an evaluation under way is not forgotten.
         with self._database.vouched_transaction():
             rows.add_derivations(self._database, new, now=now)
             # In the order of the table's key, as far as may be: SQLite appends them.
