@@ -170,10 +170,11 @@ in
         NotifyAccess = "main";
         ExecStart = utils.escapeSystemdExecArgs (command ++ [ "run" ]);
         ExecStartPost = probe;
-        # A reload with a bad document fails, and the daemon is left alone.
+        # The daemon keeps its last good document by itself. The check has the reload fail with a bad one,
+        # and gives the daemon the time to say that it reloads: systemd then waits until that is done.
         ExecReload = [
-          "${reconciler} check ${document}"
           "${lib.getExe' pkgs.coreutils "kill"} -HUP $MAINPID"
+          "${reconciler} check ${document}"
         ];
         User = cfg.user;
         Group = cfg.group;

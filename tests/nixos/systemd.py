@@ -225,7 +225,6 @@ def test_it_starts_as_a_service_that_notifies(box: Box) -> None:
     box.eventually(lambda: box.built("one"))
     box.eventually(lambda: box.show("StatusText") == "idle")
     assert box.reconciler("status").returncode == 0
-    assert "NOTIFY" not in box("cat", "/proc/self/environ")
 
 
 def test_a_document_that_never_was_good_fails_the_start(box: Box) -> None:
@@ -315,6 +314,21 @@ def test_a_stop_hands_back_a_build_that_takes_too_long(box: Box) -> None:
     box.go()
     box.eventually(lambda: box.built("long"))
     assert box.attempts("long") == ["interrupted", "succeeded"]
+
+
+def test_a_secret_that_is_missing_keeps_only_its_cache_waiting(box: Box) -> None:
+    box("mv", "/srv/key", "/srv/elsewhere")
+    box.switch({"one": job("one")})
+    box("systemctl", "start", "reconciler", "reconciler-secrets.path")
+    box.eventually(lambda: box.built("one"))
+    (cache,) = box.status()["caches"]
+    (condition,) = cache["conditions"]
+    assert condition["reason"] == "secret-missing"
+    assert "signingKeyFile: its file did not exist" in condition["message"]
+    assert "1 pending" in cache["summary"]
+    box("mv", "/srv/elsewhere", "/srv/key")
+    box.eventually(lambda: box.status()["caches"][0]["summary"] == "in sync")
+    assert box.attempts("one") == ["succeeded"]
 
 
 def test_the_unit_is_hardened(box: Box) -> None:
