@@ -34,6 +34,11 @@ UNSUPPORTED_GRACE = 3600.0
 counts as failed."""
 
 
+UNSEEN_GRACE = 2 * 86400.0
+"""Seconds after which it is not known any more what a cache has. While a daemon runs, every path is
+looked at within half of that."""
+
+
 class JobState(StrEnum):
     """How a job is: its build's state, and what the graph adds to it."""
 
@@ -158,6 +163,16 @@ class CacheFacts:
     """Open ones that failed before."""
     error: str | None
     next_due_at: float | None
+    looked_at: float | None = None
+    """When it was looked into last."""
+    seen_at: float | None = None
+    """By when at the latest all that was pushed was seen there; None: nothing was pushed."""
+    unseen: bool = False
+    """That is too long ago."""
+    lost: int = 0
+    """Derivations whose outputs the store has lost as well, and which are to be built again."""
+    gone: int = 0
+    """Those of them for which that failed."""
     conditions: tuple[Condition, ...] = ()
 
 
@@ -380,10 +395,18 @@ def judge_cache(facts: CacheFacts) -> CacheStatus:
     waiting = facts.open - facts.failing
     if waiting:
         found.append(f"{waiting} pending")
-    if facts.conditions or facts.failing:
+    if facts.gone:
+        found.append(f"{facts.gone} lost, and not to be built again")
+    if facts.lost > facts.gone:
+        found.append(f"{facts.lost - facts.gone} lost, to be built again")
+    if facts.unseen:
+        found.append("not looked into for too long: run the daemon, or reconciler caches verify")
+    if facts.conditions or facts.failing or facts.gone:
         verdict = Verdict.FAILED
+    elif facts.unseen:
+        verdict = Verdict.UNKNOWN
     else:
-        verdict = Verdict.IN_PROGRESS if waiting else Verdict.IN_SYNC
+        verdict = Verdict.IN_PROGRESS if waiting or facts.lost else Verdict.IN_SYNC
     return CacheStatus(verdict=verdict, summary=", ".join(found) or "in sync", facts=facts)
 
 

@@ -147,6 +147,17 @@ def test_a_jobset(facts: JobsetFacts, verdict: Verdict, summary: str) -> None:
         (replace(CACHE, open=2), Verdict.IN_PROGRESS, "2 pending"),
         (replace(CACHE, open=3, failing=1), Verdict.FAILED, "1 failing, 2 pending"),
         (replace(CACHE, conditions=(WRONG,)), Verdict.FAILED, "source unavailable"),
+        (replace(CACHE, lost=2), Verdict.IN_PROGRESS, "2 lost, to be built again"),
+        (
+            replace(CACHE, lost=2, gone=1),
+            Verdict.FAILED,
+            "1 lost, and not to be built again, 1 lost, to be built again",
+        ),
+        (
+            replace(CACHE, unseen=True),
+            Verdict.UNKNOWN,
+            "not looked into for too long: run the daemon, or reconciler caches verify",
+        ),
     ],
 )
 def test_a_cache(facts: CacheFacts, verdict: Verdict, summary: str) -> None:

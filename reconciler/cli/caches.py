@@ -47,11 +47,11 @@ def caches(*, as_json: bool) -> None:
     """Show each cache: in sync, or what it lacks and why."""
     if click.get_current_context().invoked_subcommand is not None:
         return
+    now = time.time()
     with reading(settings()) as database:
         document_in_force(database)
-        found = [
-            judge_cache(each) for each in report.caches(database, report.all_conditions(database))
-        ]
+        conditions = report.all_conditions(database)
+        found = [judge_cache(each) for each in report.caches(database, conditions, now=now)]
         contents = report.cache_contents(database)
     if as_json:
         print_json(
@@ -65,7 +65,7 @@ def caches(*, as_json: bool) -> None:
         click.echo("No cache is declared: nothing is pushed.")
     else:
         for each in found:
-            for line in _cache_lines(each, contents[each.facts.name], now=time.time()):
+            for line in _cache_lines(each, contents[each.facts.name], now=now):
                 click.echo(line)
 
 
@@ -79,6 +79,10 @@ def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> I
     if contents.last_push_at is not None:
         pushed += f", the last {ago(contents.last_push_at, now)}"
     pairs = [["address", harmless(facts.uri)], ["pushed", pushed]]
+    if facts.looked_at is not None:
+        pairs.append(["looked into", ago(facts.looked_at, now)])
+    if facts.seen_at is not None:
+        pairs.append(["all seen", f"within {lasting(round(now - facts.seen_at))}"])
     if contents.dropped:
         pairs.append(["dropped", f"{contents.dropped} paths, collected before they were pushed"])
     if facts.failing and facts.error:

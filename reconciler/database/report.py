@@ -15,6 +15,7 @@ from reconciler.database.blocked import ENDED, Blocked, LocalSystems, blocked
 from reconciler.database.file import Database, Row
 from reconciler.states import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 from reconciler.status import (
+    UNSEEN_GRACE,
     UNSUPPORTED_GRACE,
     BuilderFacts,
     CacheFacts,
@@ -176,7 +177,7 @@ def facts(
                 conditions,
                 _job_counts(database, list(shown), in_way, missing=sum(counts.values())),
             ),
-            caches=caches(database, conditions),
+            caches=caches(database, conditions, now=now),
             builders=builders(database, current, conditions),
             conditions=tuple(each for each in conditions if each.kind == "document"),
             builds={
@@ -420,8 +421,19 @@ def _problems(
 # --- Caches and builders -----------------------------------------------------------------------
 
 
-def caches(database: Database, conditions: Sequence[Condition]) -> tuple[CacheFacts, ...]:
-    """Each cache's queue."""
+_LOST = (
+    # A path that was given up, although it is an output of something that is wanted.
+    "SELECT count(DISTINCT r.derivation) FROM rebuild r CROSS JOIN output o"
+    " ON o.derivation = r.derivation CROSS JOIN push l ON l.cache = c.id AND l.path = o.path"
+    " AND l.state = 'failed' JOIN build b ON b.derivation = r.derivation"
+    " JOIN evaluation e ON e.id = r.evaluation WHERE e.state IN ('running', 'succeeded')"
+)
+
+
+def caches(
+    database: Database, conditions: Sequence[Condition], *, now: float
+) -> tuple[CacheFacts, ...]:
+    """Each cache's queue, and how fresh the knowledge of it is."""
     return tuple(
         CacheFacts(
             name=CacheName(row["name"]),
@@ -431,12 +443,22 @@ def caches(database: Database, conditions: Sequence[Condition]) -> tuple[CacheFa
             failing=row["failing"],
             error=row["error"],
             next_due_at=row["due"],
+            looked_at=row["looked_at"],
+            seen_at=row["seen_at"],
+            unseen=row["seen_at"] is not None and row["seen_at"] < now - UNSEEN_GRACE,
+            lost=row["lost"],
+            gone=row["gone"],
             conditions=_of(conditions, "cache", row["name"]),
         )
         for row in database.query(
             "SELECT c.name, c.uri, c.removed_at, count(p.path) AS open,"
             " coalesce(sum(p.failures > 0), 0) AS failing, max(p.error) AS error,"
-            " min(CASE WHEN p.failures > 0 THEN p.not_before END) AS due"
+            " min(CASE WHEN p.failures > 0 THEN p.not_before END) AS due,"
+            " (SELECT max(at) FROM inspection WHERE cache = c.id) AS looked_at,"
+            " (SELECT min(checked_at) FROM push WHERE cache = c.id AND state = 'pushed')"
+            "  AS seen_at,"
+            f" ({_LOST}) AS lost, ({_LOST} AND b.state NOT IN ('queued', 'building', 'succeeded',"
+            "  'substituted')) AS gone"
             # `<> 'pushed'` is the partial index's condition; a dropped path waits for nothing.
             " FROM cache c LEFT JOIN push p INDEXED BY push_open ON p.cache = c.id"
             " AND p.state <> 'pushed' AND p.state <> 'failed'"

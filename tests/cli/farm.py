@@ -214,6 +214,11 @@ class Farm:
             self.database.execute("UPDATE build SET queued_at = ?", (at,))
             self.database.execute("UPDATE generation SET applied_at = ?", (at,))
 
+    def seen(self, *, ago: float) -> None:
+        """Have what was pushed been seen in its cache for the last time so many seconds ago."""
+        with self.database.transaction():
+            self.database.execute("UPDATE push SET checked_at = ?", (time.time() - ago,))
+
     def cancel(self, name: str) -> None:
         built.set_build_states(
             self.database,

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from reconciler.database import declared
+from reconciler.status import UNSEEN_GRACE
 from tests.cli.farm import DOCUMENT, Farm
 
 
@@ -33,6 +34,17 @@ def test_caches(good: Farm) -> None:
     assert "1 paths, 1000B sent" in text
     (main,) = good.json("caches", schema="caches")["caches"]
     assert main["contents"]["pushed"] == 1
+
+
+def test_a_cache_that_nobody_looked_into_for_days_is_not_known_to_be_in_sync(good: Farm) -> None:
+    good.seen(ago=UNSEEN_GRACE - 60)
+    assert "✓ main  in sync" in good.run("caches").output
+    good.seen(ago=UNSEEN_GRACE + 60)
+    text = good.run("caches").output
+    assert "? main  not looked into for too long" in text
+    assert "all seen  within 2d" in text
+    assert good.run("status").exit_code == 4
+    assert good.json("status", schema="status")["caches"][0]["unseen"]
 
 
 def test_a_failing_cache_says_why_and_when(good: Farm) -> None:
