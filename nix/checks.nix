@@ -50,7 +50,10 @@ let
     name: cache:
     lib.optional
       (
-        builtins.elem name pushedTo && cache.signingKeyFile == null && !lib.hasPrefix "ssh-ng://" cache.uri
+        builtins.elem name pushedTo
+        && cache.signingKeyFile == null
+        && cache.signingKeyFiles == [ ]
+        && !lib.hasPrefix "ssh-ng://" cache.uri
       )
       (
         refuse [ "caches" name "signingKeyFile" ]

@@ -352,6 +352,8 @@ class Executor:
         try:
             if requisites:
                 paths = pushing.order(cache, await self._store.closure(paths))
+            else:
+                paths = [path for path in paths if not pushing.excluded(cache, path)]
             await self._store.protect(paths)
         except NixError as problem:
             paths, error = (), str(problem)

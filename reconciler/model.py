@@ -208,6 +208,16 @@ class Cache:
     compression: Compression
     push: PushScope
     upstreams: tuple[Upstream, ...]
+    signing_key_files: tuple[str, ...] = ()
+    """Further ones, while a key is replaced."""
+    exclude: tuple[str, ...] = ()
+    """Globs of the names of store paths that do not go there."""
+
+    @property
+    def key_files(self) -> tuple[str, ...]:
+        """All that sign."""
+        first = () if self.signing_key_file is None else (self.signing_key_file,)
+        return (*first, *self.signing_key_files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ The cache's key is read anew for every batch, so a rotated one is noticed. Every
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from reconciler.binary_cache.nars import LocalNars
@@ -79,6 +80,25 @@ def is_upstream(cache: Cache, info: PathInfo) -> bool:
 
 
 def order(cache: Cache, closure: Mapping[StorePath, PathInfo]) -> list[StorePath]:
-    """What of a closure belongs in a cache, references first."""
-    levels = reference_levels(info for info in closure.values() if not is_upstream(cache, info))
-    return [info.path for level in levels for info in level]
+    """What of a closure belongs in a cache, references first.
+
+    What is excluded does not, nor does what refers to it: readers would miss a part of it. What an
+    upstream has they get from there.
+    """
+    out: set[StorePath] = set()
+    ordered: list[StorePath] = []
+    for level in reference_levels(closure.values()):
+        for info in level:
+            if is_upstream(cache, info):
+                continue
+            if excluded(cache, info.path) or not out.isdisjoint(info.references):
+                out.add(info.path)
+            else:
+                ordered.append(info.path)
+    return ordered
+
+
+def excluded(cache: Cache, path: StorePath) -> bool:
+    """Whether a path is not to go to a cache for its name."""
+    name = path.rpartition("/")[2].partition("-")[2]
+    return any(fnmatchcase(name, pattern) for pattern in cache.exclude)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from reconciler.binary_cache import landing
 from reconciler.binary_cache.file_store import FileStore, folder_of
 from reconciler.binary_cache.interface import (
     BinaryCache,
@@ -59,13 +60,14 @@ async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCac
 
     Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
     """
-    keys = []
-    if cache.signing_key_file is not None:
-        file = Path(cache.signing_key_file)
-        keys.append(await asyncio.to_thread(read_secret_key, file, store_dir=store_dir))
+    keys = [
+        await asyncio.to_thread(read_secret_key, Path(file), store_dir=store_dir)
+        for file in cache.key_files
+    ]
     store = await _open_store(cache)
     try:
         await _agree_on_store_dir(store, cache.uri, store_dir)
+        await landing.place(store, cache.uri, [key.public for key in keys], store_dir=store_dir)
         yield NarCache(
             store,
             keys=keys,

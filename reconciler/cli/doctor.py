@@ -199,9 +199,8 @@ def _caches(desired: Desired) -> Iterator[Finding]:
     store_dir = os.environ.get("NIX_STORE_DIR", "/nix/store")
     for cache in desired.caches.values():
         name = f"cache {cache.name}"
-        if cache.signing_key_file is not None:
-            file = Path(cache.signing_key_file)
-            yield _try(f"{name}, signing key", partial(_signing_key, file, store_dir))
+        for file in cache.key_files:
+            yield _try(f"{name}, signing key", partial(_signing_key, Path(file), store_dir))
         if cache.credentials_file is not None:
             yield _try(f"{name}, credentials", partial(_secret, Path(cache.credentials_file)))
         if cache.uri.startswith("file:"):

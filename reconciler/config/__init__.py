@@ -183,6 +183,8 @@ def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
             Upstream(url=upstream["url"], public_key=upstream["publicKey"])
             for upstream in value["upstreams"]
         ),
+        signing_key_files=tuple(value["signingKeyFiles"]),
+        exclude=tuple(value["exclude"]),
     )
 
 

@@ -63,6 +63,9 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
         yield from _password([*at, "uri"], cache.get("uri"))
         yield from _stored_secret([*at, "signingKeyFile"], cache.get("signingKeyFile"))
         yield from _stored_secret([*at, "credentialsFile"], cache.get("credentialsFile"))
+        keys = cache.get("signingKeyFiles")
+        for index, key in enumerate(keys if isinstance(keys, list) else ()):
+            yield from _stored_secret([*at, "signingKeyFiles", index], key)
         upstreams = cache.get("upstreams")
         for index, upstream in enumerate(upstreams if isinstance(upstreams, list) else ()):
             if isinstance(upstream, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 
 from reconciler.database.events import event
@@ -15,9 +16,11 @@ from reconciler.model import (
 def adopt(database: Database, desired: Desired, *, now: float) -> int:
     """Make a document the one in force; the generation it opened. Undeclared objects are marked.
 
-    A cache that moved to another address forgets what was pushed to the old one.
+    A cache that moved to another address forgets what was pushed to the old one. For one that is to
+    have other paths, all that exists is looked through again.
     """
     with database.transaction():
+        before = _declared_caches(database)
         generation = database.execute(
             "INSERT INTO generation(digest, document, applied_at) VALUES (?, ?, ?)",
             (desired.digest, desired.document, now),
@@ -36,12 +39,30 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
         for cache in desired.caches.values():
             row = database.one("SELECT id, uri FROM cache WHERE name = ?", (cache.name,))
             assert row is not None
+            choice = before.get(cache.name)
+            if choice is not None and choice != (cache.push, list(cache.exclude)):
+                database.execute(
+                    "DELETE FROM push WHERE cache = ? AND state = 'pending'", (row["id"],)
+                )
+                database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))
             if row["uri"] != cache.uri:
                 database.execute("DELETE FROM push WHERE cache = ?", (row["id"],))
                 database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))
                 database.execute("DELETE FROM inspection WHERE cache = ?", (row["id"],))
                 database.execute("UPDATE cache SET uri = ? WHERE id = ?", (cache.uri, row["id"]))
     return generation
+
+
+def _declared_caches(database: Database) -> dict[str, tuple[str, list[str]]]:
+    """What decides which paths go to each cache, as the document in force has it."""
+    row = database.one("SELECT document FROM generation ORDER BY id DESC LIMIT 1")
+    if row is None:
+        return {}
+    return {
+        # A document of an earlier version knew no exclusions.
+        name: (cache["push"], cache.get("exclude", []))
+        for name, cache in json.loads(row[0]).get("caches", {}).items()
+    }
 
 
 def _declare(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.binary_cache import CACHE_INFO, Flaw, LocalNars, open_cache, reach
+from reconciler.binary_cache.landing import PAGE
 from reconciler.binary_cache.narinfo import narinfo_name, parse
 from reconciler.errors import CacheError
 from reconciler.model import Cache, PathInfo, StorePath
@@ -147,7 +148,7 @@ async def test_nothing_is_visible_before_what_it_needs(store: PrivateStore, plac
     base, middle, top = build_chain(store)
     report = await push(store, place.declare(), [middle, top])
     assert report.waiting.keys() == {middle, top}
-    assert place.files() == {CACHE_INFO}
+    assert place.files() == {CACHE_INFO, PAGE}
     assert (await push(store, place.declare(), [base])).sent.keys() == {base}
     assert (await push(store, place.declare(), [top, middle])).sent.keys() == {middle, top}
     for path in (base, middle, top):
@@ -169,7 +170,7 @@ async def test_nothing_of_the_work_remains(store: PrivateStore, place: Place) ->
     async with open_cache(place.declare(), store_dir=str(store.store_dir)) as cache:
         await cache.push(await infos_of(store, paths), LocalNars(store.store_dir))
     names = {parse(narinfo(place.folder, path).read_text()).url for path in paths}
-    assert place.files() == {CACHE_INFO, *names, *map(narinfo_name, paths)}
+    assert place.files() == {CACHE_INFO, PAGE, *names, *map(narinfo_name, paths)}
 
 
 async def test_every_flaw_is_found(store: PrivateStore, place: Place) -> None:
@@ -222,6 +223,43 @@ async def test_a_key_is_rotated(store: PrivateStore, place: Place) -> None:
     keys = f"{public_key(store, old)} {public_key(store, new)}"
     assert substitute(store, place, public_key(store, new), paths) != 0
     assert substitute(store, place, keys, paths) == 0
+
+
+async def test_several_keys_sign(store: PrivateStore, place: Place) -> None:
+    old, new = make_key(store, "old-1"), make_key(store, "new-2")
+    paths = build_chain(store)
+    await push(store, replace(place.declare(old), signing_key_files=(str(new),)), paths)
+    for key in (old, new):
+        async with open_cache(place.declare(key), store_dir=str(store.store_dir)) as cache:
+            assert await cache.examine(paths) == ()
+        remove(store, paths)
+        assert substitute(store, place, public_key(store, key), paths) == 0
+
+
+async def test_a_person_finds_a_page_with_the_keys(store: PrivateStore, place: Place) -> None:
+    old, new = make_key(store, "old-1"), make_key(store, "new-2")
+    await push(store, place.declare(old), [])
+    page = place.folder / PAGE
+    assert public_key(store, old) in page.read_text()
+    assert "extra-trusted-public-keys" in page.read_text()
+    await push(store, replace(place.declare(old), signing_key_files=(str(new),)), [])
+    place.refresh()
+    assert f"{public_key(store, old)} {public_key(store, new)}" in page.read_text()
+    page.write_text("<h1>ours</h1>")
+    place.refresh()
+    await push(store, place.declare(new), [])
+    assert page.read_text() == "<h1>ours</h1>"
+
+
+async def test_what_is_there_is_listed(store: PrivateStore, place: Place) -> None:
+    paths = add_files(store, 3)
+    async with open_cache(place.declare(), store_dir=str(store.store_dir)) as cache:
+        empty = await cache.hashes()
+    await push(store, place.declare(), paths)
+    async with open_cache(place.declare(), store_dir=str(store.store_dir)) as cache:
+        found = await cache.hashes()
+    listed = None if place.netrc else frozenset(Path(path).name[:32] for path in paths)
+    assert (empty, found) == (None if place.netrc else frozenset(), listed)
 
 
 async def test_a_large_nar(store: PrivateStore, place: Place) -> None:

@@ -33,7 +33,11 @@ FARM: dict[str, Any] = {
             "signingKeyFile": "/run/secrets/key",
             "credentialsFile": "/run/secrets/s3",
         },
-        "local": {"uri": "file:///srv/cache", "signingKeyFile": "/run/secrets/key"},
+        "local": {
+            "uri": "file:///srv/cache",
+            "signingKeyFile": "/run/secrets/key",
+            "signingKeyFiles": ["/run/secrets/next-key"],
+        },
     },
 }
 CREDENTIALS = "/run/credentials/reconciler.service"
@@ -74,8 +78,11 @@ def test_every_example_renders_to_the_document_that_a_person_would_write() -> No
     for settings, made in zip(given, evaluate("rendered", settings=given), strict=True):
         for secret in made["secrets"]:
             written = settings[secret["kind"]][secret["name"]]
-            assert written[secret["key"]] == secret["file"]
-            written[secret["key"]] = f"{CREDENTIALS}/{secret['id']}"
+            held, place = written, secret["key"]
+            if "index" in secret:
+                held, place = written[place], secret["index"]
+            assert held[place] == secret["file"]
+            held[place] = f"{CREDENTIALS}/{secret['id']}"
         wanted = config.parse(json.dumps(settings).encode(), name="settings")
         assert config.parse(json.dumps(made["document"]).encode(), name="rendered") == wanted
 
@@ -86,6 +93,7 @@ def test_the_document_names_no_secret_file() -> None:
     assert {secret["id"]: secret["file"] for secret in made["secrets"]} == {
         "builders.big.sshKeyFile": "/run/secrets/big",
         "caches.local.signingKeyFile": "/run/secrets/key",
+        "caches.local.signingKeyFiles.0": "/run/secrets/next-key",
         "caches.main.credentialsFile": "/run/secrets/s3",
         "caches.main.signingKeyFile": "/run/secrets/key",
     }
@@ -107,6 +115,9 @@ def test_a_credential_is_left_as_it_is() -> None:
     made = document(farm(caches={"main": {"signingKeyFile": loaded}}))
     assert made["document"]["caches"]["main"]["signingKeyFile"] == loaded
     assert "caches.main.signingKeyFile" not in [secret["id"] for secret in made["secrets"]]
+    made = document(farm(caches={"main": {"signingKeyFiles": [loaded, "/run/secrets/next"]}}))
+    files = [loaded, f"{CREDENTIALS}/caches.main.signingKeyFiles.1"]
+    assert made["document"]["caches"]["main"]["signingKeyFiles"] == files
 
 
 def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:

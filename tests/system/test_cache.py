@@ -102,6 +102,47 @@ def test_the_scope_decides_what_is_pushed(trial: Trial) -> None:
     assert pushes(trial) == {("program", "pushed"), ("tool", "pushed"), ("library", "pushed")}
 
 
+def test_what_was_built_for_a_job_that_failed_is_pushed_where_all_is(trial: Trial) -> None:
+    keys(trial)
+    expression = """
+      let part = job "part" "echo part > $out"; other = job "other" "echo ${part} > $out"; in
+      { broken = job "broken" "cat ${other}; false"; }
+    """
+    declare(trial, expression)
+    assert trial.once()
+    assert cached(trial) == set()
+    declare(trial, expression, push="all")
+    assert trial.once()
+    assert trial.builds()["broken"] == "failed"
+    assert cached(trial) == {"part", "other"}
+
+
+def test_what_is_excluded_is_not_pushed_nor_what_refers_to_it(trial: Trial) -> None:
+    keys(trial)
+    expression = REFERRING.replace(
+        "rec {", 'rec { secret-1 = job "secret-1" "echo $out > $out";', 1
+    )
+    declare(trial, expression, exclude=["lib*", "secret-?"])
+    assert trial.once()
+    assert cached(trial) == {"tool"}
+    declare(trial, expression, exclude=["secret-?"])
+    assert trial.once()
+    assert cached(trial) == {"tool", "library", "program"}
+    declare(trial, expression, push="jobs", exclude=["library"], uri=f"file:{trial.root}/second")
+    assert trial.once()
+    assert len([*(trial.root / "second").glob("*.narinfo")]) == 3
+
+
+def test_what_waits_and_is_excluded_meanwhile_is_not_pushed(trial: Trial) -> None:
+    declare(trial, REFERRING)  # without a key nothing is pushed
+    assert trial.once()
+    assert {state for _, state in pushes(trial)} == {"pending"}
+    keys(trial)
+    declare(trial, REFERRING, exclude=["tool"])
+    assert trial.once()
+    assert cached(trial) == {"library", "program"}
+
+
 def test_outputs_are_pushed_as_they_are_built(trial: Trial) -> None:
     keys(trial)
     declare(
