@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.cli.settings import Settings
 from reconciler.database.file import Database, lock_holder, open_reader
-from reconciler.database.report import InForce, in_force
+from reconciler.database.in_force import InForce, in_force
 from reconciler.errors import ReconcilerError, StateError
 from reconciler.status import DocumentDrift, DocumentFacts
 
