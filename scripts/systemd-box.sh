@@ -89,14 +89,15 @@ END
     echo "$outer" >"$folder/outer"
     state=
     for _ in $(seq 300); do
-        kill -0 "$outer" 2>/dev/null || die "it does not start: $(cat "$folder/log")"
+        kill -0 "$outer" 2>/dev/null || break
         if [ -s "$folder/pid" ]; then
             state=$(inside "$folder" systemctl is-system-running 2>/dev/null || :)
             case $state in running | degraded) return 0 ;; esac
         fi
         sleep 0.1
     done
-    die "systemd is $state: $(cat "$folder/log")"
+    down "$folder"
+    die "it does not start (${state:-no answer}): $(cat "$folder/log")"
 }
 
 inside() {
@@ -106,6 +107,7 @@ inside() {
 }
 
 down() {
+    [ -e "$1/outer" ] || return 0
     outer=$(cat "$1/outer")
     [ ! -s "$1/pid" ] || kill -9 "$(cat "$1/pid")" 2>/dev/null || :
     kill -9 "$outer" 2>/dev/null || :

@@ -82,8 +82,10 @@ def job(name: str) -> str:
 class Box:
     """One container, with Nix, the program and the user, but without the unit so far."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def up(self, root: Path) -> None:
         binds = {
             Path(sys.base_prefix): "/opt/python",
             Path(sysconfig.get_path("purelib")): "/opt/site-packages",
@@ -91,7 +93,7 @@ class Box:
             NIX: NIX,
         }
         pairs = [f"{here}={there}" for here, there in binds.items()]
-        subprocess.run([SCRIPT, "up", folder, root, *pairs], check=True)
+        subprocess.run([SCRIPT, "up", self.folder, root, *pairs], check=True)
         self.write("/opt/reconciler/bin/reconciler", WRAPPER)
         self.write("/etc/nix/nix.conf", NIX_CONF)
         for name, text in NIX_DAEMON.items():
@@ -207,8 +209,9 @@ def root() -> Path:
 @pytest.fixture
 def box(root: Path) -> Iterator[Box]:
     with tempfile.TemporaryDirectory(prefix="systemd-box-") as folder:
-        made = Box(Path(folder), root)
+        made = Box(Path(folder))
         try:
+            made.up(root)
             yield made
         finally:
             made.down()
