@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 
 from reconciler.binary_cache import (
+    CACHE_INFO,
     LocalNars,
     Nars,
     StreamedNars,
     open_cache,
 )
+from reconciler.binary_cache.landing import PAGE
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Compression, PathInfo, PushScope, StorePath
 from reconciler.nix.hashes import to_base32
@@ -244,7 +246,7 @@ async def test_a_nar_of_another_size_is_refused(store: PrivateStore, change: int
     async with open_cache(declare(folder), store_dir=str(store.store_dir)) as cache:
         report = await cache.push([wrong], LocalNars(store.store_dir))
     assert "damaged in the store" in report.failed[info.path]
-    assert contents(folder).keys() == {"nix-cache-info"}
+    assert contents(folder).keys() == {CACHE_INFO, PAGE}
 
 
 async def test_a_stream_that_breaks_leaves_nothing(store: PrivateStore) -> None:
@@ -335,7 +337,7 @@ async def test_a_push_that_is_cancelled_leaves_nothing(store: PrivateStore) -> N
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert contents(folder).keys() == {"nix-cache-info"}
+    assert contents(folder).keys() == {CACHE_INFO, PAGE}
     assert not staging(folder)
 
 
