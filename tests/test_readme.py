@@ -26,10 +26,13 @@ def test_the_command_line_names_every_verb_and_no_other() -> None:
     assert sorted(_rows("The command line")) == sorted(VERBS)
 
 
-def test_the_farm_in_twenty_lines_is_a_valid_document() -> None:
-    (document,) = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    desired = config.parse(document.encode(), name="README.md")
-    assert set(desired.jobsets) == {"website", "tools"}
+def test_the_examples_are_valid_documents() -> None:
+    farm, builders = (
+        config.parse(document.encode(), name="README.md")
+        for document in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    )
+    assert set(farm.jobsets) == {"website", "tools"}
+    assert set(builders.builders) == {"local", "big", "arm"}
 
 
 def test_the_layers_name_no_module_that_is_gone() -> None:
