@@ -386,6 +386,41 @@ class Executor:
 
         self._report(await inspecting.inspect(cache, scope, paths, self._store))
 
+    def mark(
+        self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
+    ) -> None:
+        """Find out what of our paths in a cache nothing needs."""
+        self._start(self._mark(cache, ours, wanted))
+
+    async def _mark(
+        self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
+    ) -> None:
+        from reconciler import collecting  # noqa: PLC0415 - as above
+
+        self._report(await collecting.mark(cache, ours, wanted))
+
+    def collect(
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        *,
+        ours: Collection[StorePath],
+        wanted: Collection[StorePath],
+    ) -> None:
+        """Delete those of our paths in a cache that nothing needs."""
+        self._start(self._collect(cache, paths, ours, wanted))
+
+    async def _collect(
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        ours: Collection[StorePath],
+        wanted: Collection[StorePath],
+    ) -> None:
+        from reconciler import collecting  # noqa: PLC0415 - as above
+
+        self._report(await collecting.collect(cache, paths, ours=ours, wanted=wanted))
+
     def revisit(self, derivations: Collection[DrvPath]) -> None:
         """Look again at derivations whose outputs were lost."""
         self._start(self._revisit(tuple(derivations)))

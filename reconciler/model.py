@@ -212,6 +212,10 @@ class Cache:
     """Further ones, while a key is replaced."""
     exclude: tuple[str, ...] = ()
     """Globs of the names of store paths that do not go there."""
+    gc: bool = False
+    """It is ours: what no kept evaluation needs is deleted."""
+    grace_period: float = 604800.0
+    """Seconds for which that waits."""
 
     @property
     def key_files(self) -> tuple[str, ...]:

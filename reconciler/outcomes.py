@@ -120,6 +120,29 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """What of a cache is needed was found out."""
+
+    cache: CacheName
+    seen: tuple[StorePath, ...] = ()
+    unwanted: frozenset[StorePath] = frozenset()
+    """Those of the paths seen that nothing needs."""
+    unusable: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """Paths were deleted from a cache."""
+
+    cache: CacheName
+    gone: frozenset[StorePath] = frozenset()
+    kept: frozenset[StorePath] = frozenset()
+    """Those that something needs after all."""
+    unusable: str | None = None
+    """Why it is not done: what is left is deleted the next time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Revisited:
     """Derivations whose outputs were lost were looked at again."""
 
@@ -149,5 +172,7 @@ Outcome = (
     | Pushed
     | Inspected
     | Revisited
+    | Marked
+    | Collected
     | Faulted
 )

@@ -19,16 +19,10 @@ from reconciler.model import (
     StorePath,
 )
 from reconciler.scheduler import Assignment, Scheduler, Slots
-from reconciler.states import InspectionScope
+from reconciler.upkeep import Collect, Inspect, Mark, ObservedCache, upkeep
 
 UNAVAILABLE_PAUSE = 60.0
 """Seconds until a source that could not be resolved is tried again, at the latest."""
-SAMPLE_INTERVAL = 300.0
-"""Seconds between looks into a cache, each at a few of the paths that were pushed."""
-SAMPLE = 50
-"""Paths that are looked at then: those that were not for the longest time."""
-WHOLE_INTERVAL = 86400.0
-"""Seconds within which every path is looked at: what samples do not get to is looked at at once."""
 FETCH_BATCH = 100
 """Derivations whose outputs are fetched in one go."""
 
@@ -96,28 +90,6 @@ class AwayOutputs:
     failures: int = 0
     error: str | None = None
     """Why they could not be fetched so far."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedCache:
-    """A cache's queue."""
-
-    due: tuple[StorePath, ...] = ()
-    """Paths to push now: a batch, references first is the pusher's business."""
-    next_due_at: float | None = None
-    """When the next path that waits after a failure is due."""
-    failures: int = 0
-    """The most failures in a row that such a path has."""
-    unqueued: tuple[int, ...] = ()
-    """Derivations whose outputs exist and belong in the cache, but are not on the queue yet."""
-    busy: bool = False
-    """A batch is on its way."""
-    seen_at: float | None = None
-    """When the pushed path that was looked at longest ago was last seen there; None: none is."""
-    looked_at: float | None = None
-    """When it was looked into last, or that was tried."""
-    inspecting: bool = False
-    """It is being looked into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,14 +188,6 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspect:
-    """Look whether what was pushed to a cache is there."""
-
-    cache: CacheName
-    scope: InspectionScope
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Remove an evaluation's GC roots."""
 
@@ -260,6 +224,8 @@ Action = (
     | QueuePushes
     | Push
     | Inspect
+    | Mark
+    | Collect
     | Release
     | Forget
     | Prune
@@ -295,22 +261,20 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
     wakes.extend(each.not_before for each in observed.away if each.not_before > now)
     if observed.sweep_due and not observed.running and not observed.evaluating:
         actions.append(Sweep())
-    for name in desired.caches:
+    for name, declared in desired.caches.items():
         cache = observed.caches.get(name, ObservedCache())
         if cache.unqueued:
             actions.append(QueuePushes(cache=name, derivations=cache.unqueued))
-        if cache.due and not cache.busy:
+        if cache.due and not cache.busy and not cache.collecting:
             actions.append(Push(cache=name, paths=cache.due))
         if cache.next_due_at is not None:
             wakes.append(cache.next_due_at)
-        due = _inspection_due(cache)
-        if due is not None:
+        for due, action in upkeep(declared, cache, evaluating=observed.evaluating, now=now):
             if now < due:
                 wakes.append(due)
-            elif not cache.inspecting:
-                yet = cache.seen_at is None or now < cache.seen_at + WHOLE_INTERVAL
-                scope = InspectionScope.SAMPLE if yet else InspectionScope.WHOLE
-                actions.append(Inspect(cache=name, scope=scope))
+            else:
+                actions.append(action)
+                break  # one at a time
     scheduled = observed.scheduler.next_wake(now)
     if scheduled is not None:
         wakes.append(scheduled)
@@ -320,13 +284,6 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
         conditions=_conditions(desired, observed),
         wake_at=min(wakes, default=None),
     )
-
-
-def _inspection_due(cache: ObservedCache) -> float | None:
-    """When a cache is looked into next; None: there is nothing to look for."""
-    if cache.seen_at is None:
-        return None
-    return max(cache.seen_at, cache.looked_at or 0.0) + SAMPLE_INTERVAL
 
 
 def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator[Action]:

@@ -108,6 +108,8 @@ def _pushes() -> _Table:
         (s.PUSHING, s.PENDING): frozenset({c.INTERRUPTED, c.INFRASTRUCTURE}),
         (s.PUSHING, s.FAILED): frozenset({c.FAILED, c.PATH_COLLECTED}),
         (s.PUSHED, s.PENDING): frozenset({c.LOST_FROM_CACHE}),
+        # Deleted from a cache that is ours.
+        (s.PUSHED, s.FAILED): frozenset({c.NO_LONGER_WANTED}),
         (s.FAILED, s.PENDING): frozenset({c.RETRY_REQUESTED, c.WANTED_AGAIN}),
     }
 

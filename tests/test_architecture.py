@@ -22,7 +22,7 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"fetching", "inspecting"},
+    {"collecting", "fetching", "inspecting"},
     {"pushing"},
     {"outcomes"},
     {"ingest", "store"},
@@ -38,7 +38,7 @@ PURE: list[set[str]] = [
     {"status"},
     {"plan"},
     {"work"},
-    {"scheduler"},
+    {"scheduler", "upkeep"},
     {"fair_share", "fleet", "prospects"},
     {"graph", "occupancy", "quarantine", "transitions"},
     {"model"},

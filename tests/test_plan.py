@@ -23,19 +23,15 @@ from reconciler.model import (
 )
 from reconciler.plan import (
     FETCH_BATCH,
-    SAMPLE_INTERVAL,
     UNAVAILABLE_PAUSE,
-    WHOLE_INTERVAL,
     Action,
     AwayOutputs,
     Build,
     Evaluate,
     Fetch,
     Forget,
-    Inspect,
     Locked,
     Observed,
-    ObservedCache,
     ObservedEvaluation,
     ObservedJobset,
     Plan,
@@ -52,6 +48,15 @@ from reconciler.plan import (
 )
 from reconciler.scheduler import Demand, Scheduler, Slots
 from reconciler.states import InspectionScope
+from reconciler.upkeep import (
+    MARK_INTERVAL,
+    SAMPLE_INTERVAL,
+    WHOLE_INTERVAL,
+    Collect,
+    Inspect,
+    Mark,
+    ObservedCache,
+)
 from tests.support import jobsets
 
 NOW = 1_000_000.0
@@ -432,3 +437,49 @@ def test_a_cache_is_looked_into_when_it_is_time(
         assert found.actions == (Inspect(cache=MAIN, scope=expected),)
     else:
         assert (found.actions, found.wake_at) == ((), expected)
+
+
+GC_CACHE = replace(CACHE, gc=True, grace_period=100.0)
+FRESH = ObservedCache(seen_at=NOW, looked_at=NOW, marked_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("declared", "cache", "expected"),
+    [
+        (GC_CACHE, FRESH, ()),
+        (CACHE, replace(FRESH, marked_at=None, unneeded_since=0.0), ()),
+        (GC_CACHE, replace(FRESH, marked_at=None), (Mark(cache=MAIN),)),
+        (GC_CACHE, replace(FRESH, marked_at=NOW - MARK_INTERVAL), (Mark(cache=MAIN),)),
+        (GC_CACHE, replace(FRESH, unneeded_since=NOW - 99), ()),
+        (
+            GC_CACHE,
+            replace(FRESH, unneeded_since=NOW - 100),
+            (Collect(cache=MAIN, before=NOW - 100),),
+        ),
+        (GC_CACHE, replace(FRESH, unneeded_since=0.0, collected_at=NOW - 1), ()),
+        (GC_CACHE, replace(FRESH, unneeded_since=0.0, busy=True), ()),
+        (GC_CACHE, replace(FRESH, unneeded_since=0.0, settled=False), ()),
+        (GC_CACHE, replace(FRESH, unneeded_since=0.0, collecting=True), ()),
+        (GC_CACHE, replace(FRESH, unneeded_since=0.0, inspecting=True), ()),
+    ],
+)
+def test_only_a_quiet_cache_that_is_ours_is_collected(
+    declared: Cache, cache: ObservedCache, expected: tuple[Action, ...]
+) -> None:
+    found = plan(desired(caches=(declared,)), observed(caches={MAIN: cache}), now=NOW)
+    assert found.actions == expected
+
+
+def test_nothing_is_sent_to_a_cache_or_deleted_at_the_same_time() -> None:
+    cache = replace(FRESH, due=(StorePath("/nix/store/x"),), collecting=True, settled=False)
+    found = plan(desired(caches=(GC_CACHE,)), observed(caches={MAIN: cache}), now=NOW)
+    assert found.actions == ()
+
+
+def test_nothing_is_deleted_while_something_is_evaluated() -> None:
+    cache = replace(FRESH, unneeded_since=0.0)
+    seen = ObservedJobset(busy=True)
+    found = plan(
+        desired(jobset(), caches=(GC_CACHE,)), observed(seen, caches={MAIN: cache}), now=NOW
+    )
+    assert found.actions == ()

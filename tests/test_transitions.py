@@ -75,7 +75,7 @@ def test_equal_texts_of_different_kinds_are_not_confused() -> None:
         (BuildState.FAILED, BuildState.BUILDING),
         (BuildState.QUEUED, BuildState.TIMED_OUT),
         (None, BuildState.SUCCEEDED),
-        (PushState.PUSHED, PushState.FAILED),
+        (PushState.PUSHED, PushState.PUSHING),
         (EvaluationState.PENDING, EvaluationState.SUCCEEDED),
         (EvaluationState.SUPERSEDED, EvaluationState.PENDING),
     ],

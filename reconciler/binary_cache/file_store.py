@@ -87,13 +87,15 @@ class FileStore:
             return False
         return True
 
-    async def names(self, folder: str) -> frozenset[str] | None:
+    async def names(self, folder: str) -> Mapping[str, float] | None:
         """Look into the folder."""
-        return await self._in_thread(lambda: frozenset(self._names(folder)))
+        return await self._in_thread(lambda: dict(self._names(folder)))
 
-    def _names(self, folder: str) -> Iterator[str]:
+    def _names(self, folder: str) -> Iterator[tuple[str, float]]:
         with os.scandir(self._folder / folder) as entries:
-            yield from (f"{folder}{entry.name}" for entry in entries if entry.is_file())
+            for entry in entries:
+                if entry.is_file():
+                    yield f"{folder}{entry.name}", entry.stat().st_mtime
 
     async def read(self, name: str) -> bytes | None:
         """Read it in one go."""
@@ -149,6 +151,17 @@ class FileStore:
         with file.open("xb") as stream:
             stream.write(content)
         return file
+
+    async def delete(self, names: Collection[str]) -> dict[str, str]:
+        """Unlink each."""
+        return await asyncio.to_thread(self._delete, names)
+
+    def _delete(self, names: Collection[str]) -> dict[str, str]:
+        failed: dict[str, str] = {}
+        for name in names:
+            with self._judging([name], failed):
+                (self._folder / name).unlink(missing_ok=True)
+        return failed
 
     async def close(self) -> None:
         """Remove the staging folder."""

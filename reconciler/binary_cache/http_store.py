@@ -96,7 +96,7 @@ class HttpStore:
             raise refused(answer, self._address, f"HEAD {name}")
         return True
 
-    async def names(self, folder: str) -> frozenset[str] | None:
+    async def names(self, folder: str) -> Mapping[str, float] | None:
         """Not to be had: HTTP knows no list."""
         del folder
         return None
@@ -158,6 +158,11 @@ class HttpStore:
     async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
         """Send them."""
         return await self._remote.put(objects, self._send)
+
+    async def delete(self, names: Collection[str]) -> dict[str, str]:
+        """Not done: what else needs an object is not to be known without a list."""
+        reason = f"{self._address.url}: nothing is deleted over HTTP"
+        return dict.fromkeys(names, reason)
 
     async def _send(self, name: str, content: bytes | Path) -> None:
         await self._remote.run(lambda: self._place(name, content))

@@ -106,6 +106,20 @@ class BinaryCache(Protocol):
         """The hash parts of all paths that the cache has; None: its kind cannot list them."""
         ...
 
+    async def unneeded(
+        self, *, ours: Collection[StorePath], wanted: Collection[StorePath]
+    ) -> frozenset[StorePath]:
+        """Those of our paths that neither a wanted one nor anything that others pushed needs."""
+        ...
+
+    async def delete(
+        self, paths: Collection[StorePath], *, keep: Collection[StorePath]
+    ) -> frozenset[StorePath]:
+        """Delete those of the paths that nothing else in the cache needs, nor any to `keep`; what
+        is gone now. At no moment does a reader see a path without its NAR or its references.
+        """
+        ...
+
     async def close(self) -> None:
         """Let go of what the cache holds open."""
         ...
@@ -123,9 +137,9 @@ class ObjectStore(Protocol):
         """Those of the names that exist, asked in bulk."""
         ...
 
-    async def names(self, folder: str) -> frozenset[str] | None:
-        """All objects in a folder (`nar/`; empty: the topmost), not those below it; None: this kind
-        cannot list.
+    async def names(self, folder: str) -> Mapping[str, float] | None:
+        """All objects in a folder (`nar/`; empty: the topmost), not those below it, each with the
+        time when it was written; None: this kind cannot list.
         """
         ...
 
@@ -143,6 +157,10 @@ class ObjectStore(Protocol):
         Each appears under its name in whole or not at all, and is durable when this returns.
         Returns what was not written, with the reason.
         """
+        ...
+
+    async def delete(self, names: Collection[str]) -> dict[str, str]:
+        """Delete objects, if they are there; what could not be deleted, with the reason."""
         ...
 
     async def close(self) -> None:

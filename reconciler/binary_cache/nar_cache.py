@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import assert_never
 
+from reconciler.binary_cache import collection
 from reconciler.binary_cache.compression import Encoder
 from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport
 from reconciler.binary_cache.narinfo import NarInfo, fingerprint, hash_of, narinfo_name, render
@@ -106,6 +107,18 @@ class NarCache:
         if names is None:
             return None
         return frozenset(digits for name in names if (digits := hash_of(name)) is not None)
+
+    async def unneeded(
+        self, *, ours: Collection[StorePath], wanted: Collection[StorePath]
+    ) -> frozenset[StorePath]:
+        """See BinaryCache."""
+        return await collection.unneeded(self._store, ours=ours, wanted=wanted)
+
+    async def delete(
+        self, paths: Collection[StorePath], *, keep: Collection[StorePath]
+    ) -> frozenset[StorePath]:
+        """See BinaryCache."""
+        return await collection.delete(self._store, paths, keep=keep)
 
     async def close(self) -> None:
         """Close the store of objects."""

@@ -37,6 +37,7 @@ from reconciler.binary_cache.remote import (
 )
 from reconciler.binary_cache.s3_address import S3Address, address_of, read_credentials
 from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
+from reconciler.errors import CacheError
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -170,19 +171,22 @@ class S3Store:
             return False
         return True
 
-    async def names(self, folder: str) -> frozenset[str] | None:
+    async def names(self, folder: str) -> Mapping[str, float] | None:
         """Read the bucket's listing of the folder, page by page."""
-        found: set[str] = set()
+        found: dict[str, float] = {}
         follows: str | None = None
+        start = len(self._address.prefix)
         while True:
             answer = await self._run(functools.partial(self._listed, folder, follows))
-            found.update(each["Key"] for each in answer.get("Contents", ()))
+            found |= {
+                each["Key"][start:]: each["LastModified"].timestamp()
+                for each in answer.get("Contents", ())
+                # Some servers list the folder itself as an object.
+                if not each["Key"].endswith("/")
+            }
             if not answer["IsTruncated"]:
-                break
+                return found
             follows = answer["NextContinuationToken"]
-        start = len(self._address.prefix)
-        # Some servers list the folder itself as an object.
-        return frozenset(key[start:] for key in found if not key.endswith("/"))
 
     def _listed(self, folder: str, follows: str | None) -> ListObjectsV2OutputTypeDef:
         where: ListObjectsV2RequestTypeDef = {
@@ -304,6 +308,23 @@ class S3Store:
             # An earlier attempt did it, and its answer was lost.
             if client.head_object(Bucket=bucket, Key=key)["ContentLength"] != size:
                 raise
+
+    async def delete(self, names: Collection[str]) -> dict[str, str]:
+        """One by one: not every server knows how to delete many at once."""
+        failed: dict[str, str] = {}
+
+        async def one(name: str) -> None:
+            try:
+                await self._run(
+                    lambda: self._client.delete_object(
+                        Bucket=self._address.bucket, Key=self._key(name)
+                    )
+                )
+            except CacheError as error:
+                failed[name] = str(error)
+
+        await together(one(name) for name in names)
+        return failed
 
     # --- Helpers ---------------------------------------------------------------------------
 

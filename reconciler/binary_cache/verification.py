@@ -49,7 +49,7 @@ class Verifier:
         unknown, left = frozenset(foreign), read_up_to
         hashes = {hash_part(path) for path in unknown}
         for batch in _batches(paths):
-            read = await _each((self._narinfo(path, unknown) for path in batch), PARALLEL_READS)
+            read = await each_of((self._narinfo(path, unknown) for path in batch), PARALLEL_READS)
             infos = [each for each in read if isinstance(each, NarInfo)]
             found += [each for each in read if isinstance(each, Finding)]
             found += self._signatures(infos, hashes)
@@ -114,7 +114,7 @@ class Verifier:
         return [_nar_absent(info) for info in infos if info.url not in present]
 
     async def _nars(self, infos: Sequence[NarInfo]) -> list[Finding]:
-        found = await _each(map(self._nar, infos), PARALLEL_NARS)
+        found = await each_of(map(self._nar, infos), PARALLEL_NARS)
         return [each for each in found if each is not None]
 
     async def _nar(self, info: NarInfo) -> Finding | None:
@@ -156,7 +156,7 @@ def _within(infos: Sequence[NarInfo], size: int) -> int:
     return len(infos)
 
 
-async def _each(work: Iterable[Awaitable[T]], at_once: int) -> list[T]:
+async def each_of(work: Iterable[Awaitable[T]], at_once: int) -> list[T]:
     """Do all of it, so much at once; the results in their order."""
     slots = asyncio.Semaphore(at_once)
 

@@ -12,8 +12,8 @@ from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import document_in_force, reading
 from reconciler.cli.status_text import mark
 from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table
-from reconciler.database import report
-from reconciler.database.report import CacheContents
+from reconciler.database import cached, report
+from reconciler.database.cached import CacheContents
 from reconciler.quantities import format_size
 from reconciler.status import CacheStatus, judge_cache
 
@@ -51,8 +51,8 @@ def caches(*, as_json: bool) -> None:
     with reading(settings()) as database:
         document_in_force(database)
         conditions = report.all_conditions(database)
-        found = [judge_cache(each) for each in report.caches(database, conditions, now=now)]
-        contents = report.cache_contents(database)
+        found = [judge_cache(each) for each in cached.caches(database, conditions, now=now)]
+        contents = cached.cache_contents(database)
     if as_json:
         print_json(
             {

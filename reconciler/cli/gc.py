@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import click
@@ -11,11 +12,12 @@ from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import reading
 from reconciler.cli.text import lasting
-from reconciler.database import history
-from reconciler.database.file import StateLock, open_writer
+from reconciler.database import collected, history, observe
+from reconciler.database.file import Database, StateLock, open_writer
 from reconciler.database.history import Waste
 from reconciler.errors import UsageError
 from reconciler.quantities import QuantityError, duration
+from reconciler.states import CacheName
 from reconciler.status import counted
 
 
@@ -37,6 +39,7 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
 
     That is: jobsets and caches long pruned, builds and logs that nothing needs, old events. What
     an evaluation that is kept needs stays, whatever its age; how many are kept is declared (keep).
+    Caches that are ours (gc: true) are the daemon's to collect; what it will delete is told here.
     The Nix store is collected by nix-collect-garbage, which spares what is rooted here.
 
     The daemon must be down: it has this history in use.
@@ -48,6 +51,7 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
         raise UsageError(f"--older-than {age}: {error}") from error
     with reading(where) as database:
         found = history.waste(database, oldest=oldest)
+        unneeded = collected.unneeded(database, _grace(database), now=now)
     if not dry_run:
         with StateLock(where.state_dir):
             writer = open_writer(where.state_dir, now=now)
@@ -58,9 +62,36 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
             finally:
                 writer.close()
     if as_json:
-        print_json({"dryRun": dry_run, "olderThan": now - oldest, "forgotten": plain(found)})
+        print_json(
+            {
+                "dryRun": dry_run,
+                "olderThan": now - oldest,
+                "forgotten": plain(found),
+                "unneeded": plain(unneeded),
+            }
+        )
         return
     _tell(found, age=now - oldest, dry_run=dry_run)
+    for each in unneeded:
+        later = each.paths - each.due
+        parts = [f"{each.due} as soon as it runs"] if each.due else []
+        if later:
+            when = f", the first in {lasting(each.next_at - now)}" if not each.due else ""
+            parts.append(f"{later} when their grace period has passed{when}")
+        paths = counted(each.paths, "path")
+        click.echo(f"The daemon deletes {paths} from cache {each.cache}: {', '.join(parts)}.")
+
+
+def _grace(database: Database) -> dict[CacheName, float]:
+    """The caches that are ours, each with the seconds for which what is unneeded stays."""
+    current = observe.document_in_force(database)
+    declared = json.loads(current[1])["caches"] if current is not None else {}
+    # A document of an earlier version says nothing of it.
+    return {
+        CacheName(name): duration(cache["gracePeriod"])
+        for name, cache in declared.items()
+        if cache.get("gc")
+    }
 
 
 def _tell(found: Waste, *, age: float, dry_run: bool) -> None:

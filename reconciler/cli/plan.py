@@ -11,6 +11,7 @@ from typing import assert_never
 import click
 
 from reconciler import plan as planning
+from reconciler import upkeep
 from reconciler.cli.output import Json, plain, print_json
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, cut, one_line
@@ -120,7 +121,7 @@ def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
                 sign="-", kind="withdraw", subject=counted(number, "queued build"),
                 note="nothing needs them any more",
             )  # fmt: skip
-        case planning.QueuePushes() | planning.Inspect():
+        case planning.QueuePushes() | upkeep.Inspect() | upkeep.Collect():
             yield _of_cache(action)
         case planning.Release():
             yield Line(
@@ -135,21 +136,24 @@ def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
             )
         case planning.Sweep():
             yield Line(sign="-", kind="sweep", subject="builds and logs that nothing kept needs")
-        case planning.Push() | planning.Prune():
+        case planning.Push() | planning.Prune() | upkeep.Mark():
             return
         case _:
             assert_never(action)
 
 
-def _of_cache(action: planning.QueuePushes | planning.Inspect) -> Line:
+def _of_cache(action: planning.QueuePushes | upkeep.Inspect | upkeep.Collect) -> Line:
     match action:
         case planning.QueuePushes():
             subject = f"what {counted(len(action.derivations), 'job')} made, to {action.cache}"
             return Line(sign="+", kind="push", subject=subject)
-        case planning.Inspect():
+        case upkeep.Inspect():
             some = "all" if action.scope is InspectionScope.WHOLE else "some"
             note = f"whether it has {some} of what was pushed to it"
             return Line(sign="~", kind="inspect", subject=f"cache {action.cache}", note=note)
+        case upkeep.Collect():
+            subject = f"paths from cache {action.cache}"
+            return Line(sign="-", kind="delete", subject=subject, note="nothing needs them")
         case _:
             assert_never(action)
 

@@ -185,6 +185,8 @@ def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
         ),
         signing_key_files=tuple(value["signingKeyFiles"]),
         exclude=tuple(value["exclude"]),
+        gc=value["gc"],
+        grace_period=duration(value["gracePeriod"]),
     )
 
 

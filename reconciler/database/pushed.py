@@ -34,8 +34,10 @@ def queue_pushes(
         last = 0 if newest is None or newest[0] is None else newest[0]
         database.execute_many(
             "INSERT INTO push(cache, path, position, state, queued_at)"
-            " VALUES (?, ?, ?, 'pending', ?) ON CONFLICT DO UPDATE SET state = 'pending',"
-            " position = excluded.position, not_before = 0 WHERE state = 'failed'",
+            " VALUES (?, ?, ?, 'pending', ?) ON CONFLICT DO UPDATE SET unwanted_at = NULL,"
+            " state = CASE state WHEN 'failed' THEN 'pending' ELSE state END,"
+            " position = CASE state WHEN 'failed' THEN excluded.position ELSE position END,"
+            " not_before = 0 WHERE state = 'failed' OR unwanted_at IS NOT NULL",
             ((identity, path, last + place, now) for place, path in enumerate(paths, start=1)),
         )
         database.execute_many(

@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 
-from reconciler.database import declared, inspected, observe, usage
+from reconciler.database import collected, declared, inspected, observe, usage
 from reconciler.errors import NixError
 from reconciler.model import CacheName, Jobset, StorePath
-from reconciler.plan import AwayOutputs, Locked, Observed, ObservedCache, ObservedJobset, Plan, plan
+from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan, plan
 from reconciler.reconcile import act, collect, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.store import Whereabouts
+from reconciler.upkeep import ObservedCache
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
@@ -236,6 +237,13 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         seen_at=None if ("cache", name, KEYLESS) in farm.faults else looked.oldest_at,
         looked_at=max(looked.last_at or 0.0, farm.inspected_at.get(name, 0.0)),
         inspecting=name in farm.inspecting,
+        collecting=name in farm.collecting,
+        marked_at=max(
+            collected.marked_at(farm.database, name) or 0.0, farm.marked_at.get(name, 0.0)
+        ),
+        unneeded_since=collected.since(farm.database, name),
+        collected_at=farm.collected_at.get(name),
+        settled=not (queue.due or queue.next_due_at or farm.unqueued.get(name) or closing),
     )
 
 

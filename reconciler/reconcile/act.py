@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from reconciler import plan
+from reconciler import plan, upkeep
 from reconciler.build.attempt import Order
-from reconciler.database import built, evaluated, inspected, observe, pushed, retention, usage
+from reconciler.database import (
+    built,
+    collected,
+    evaluated,
+    inspected,
+    observe,
+    pushed,
+    retention,
+    usage,
+)
 from reconciler.model import BuildState, PushScope, PushState
 from reconciler.plan import RunningBuild
 from reconciler.reconcile.farm import Farm
@@ -36,8 +45,10 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             _queue_pushes(farm, action)
         case plan.Push():
             _push(farm, action, now=now)
-        case plan.Inspect():
+        case upkeep.Inspect():
             _inspect(farm, action, now=now)
+        case upkeep.Mark() | upkeep.Collect():
+            _collect(farm, action, now=now)
         case plan.Release() | plan.Forget() | plan.Sweep() | plan.Prune():
             _let_go(farm, action, now=now)
         case _:
@@ -169,9 +180,27 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
     )
 
 
-def _inspect(farm: Farm, action: plan.Inspect, *, now: float) -> None:
-    limit = plan.SAMPLE if action.scope is InspectionScope.SAMPLE else None
+def _inspect(farm: Farm, action: upkeep.Inspect, *, now: float) -> None:
+    limit = upkeep.SAMPLE if action.scope is InspectionScope.SAMPLE else None
     paths = inspected.pushed_paths(farm.database, action.cache, limit=limit)
     farm.inspecting.add(action.cache)
     farm.inspected_at[action.cache] = now
     farm.executor.inspect(farm.desired.caches[action.cache], action.scope, paths)
+
+
+def _collect(farm: Farm, action: upkeep.Mark | upkeep.Collect, *, now: float) -> None:
+    cache = farm.desired.caches[action.cache]
+    farm.collecting.add(action.cache)
+    wanted = collected.wanted(farm.database)
+    ours = collected.ours(farm.database, action.cache)
+    match action:
+        case upkeep.Mark():
+            farm.marked_at[action.cache] = now
+            farm.executor.mark(cache, ours, wanted)
+        case upkeep.Collect():
+            farm.collected_at[action.cache] = now
+            paths = collected.due(farm.database, action.cache, before=action.before)
+            collected.begin(farm.database, action.cache, paths)
+            farm.executor.collect(cache, paths, ours=ours, wanted=wanted)
+        case _:
+            assert_never(action)

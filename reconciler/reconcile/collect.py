@@ -8,7 +8,7 @@ from functools import partial
 from typing import assert_never
 
 from reconciler import outcomes as out
-from reconciler.database import built, evaluated, inspected, observe, pushed
+from reconciler.database import built, collected, evaluated, inspected, observe, pushed
 from reconciler.model import BuildState, CacheName, Outcome, PushState, StorePath
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
@@ -39,14 +39,29 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _fetched(farm, outcome, now=now)
         case out.Faulted():
             farm.fault(outcome.kind, outcome.name, outcome.reason, outcome.message)
+        case out.Revisited():
+            _revisited(farm, outcome, now=now)
+        case out.Closed() | out.Pushed() | out.Inspected() | out.Marked() | out.Collected():
+            _of_cache(farm, outcome, now=now)
+        case _:
+            assert_never(outcome)
+
+
+def _of_cache(
+    farm: Farm,
+    outcome: out.Closed | out.Pushed | out.Inspected | out.Marked | out.Collected,
+    *,
+    now: float,
+) -> None:
+    match outcome:
         case out.Closed():
             _closed(farm, outcome, now=now)
         case out.Pushed():
             _pushed(farm, outcome, now=now)
         case out.Inspected():
             _inspected(farm, outcome, now=now)
-        case out.Revisited():
-            _revisited(farm, outcome, now=now)
+        case out.Marked() | out.Collected():
+            _collected(farm, outcome, now=now)
         case _:
             assert_never(outcome)
 
@@ -250,3 +265,27 @@ def _revisited(farm: Farm, outcome: out.Revisited, *, now: float) -> None:
             jobsets = {job.jobset for job in farm.work.jobs(derivation)}
             for cache in farm.caches_of(jobsets):
                 farm.unqueued.setdefault(cache.name, set()).add(derivation)
+
+
+def _collected(farm: Farm, outcome: out.Marked | out.Collected, *, now: float) -> None:
+    farm.collecting.discard(outcome.cache)
+    farm.fault("cache", outcome.cache, "not-collected", outcome.unusable)
+    if outcome.unusable is not None:
+        return
+    match outcome:
+        case out.Marked():
+            collected.mark(
+                farm.database,
+                outcome.cache,
+                seen=outcome.seen,
+                unwanted=outcome.unwanted,
+                now=now,
+            )
+            farm.marked_at.pop(outcome.cache, None)
+        case out.Collected():
+            collected.end(
+                farm.database, outcome.cache, gone=outcome.gone, kept=outcome.kept, now=now
+            )
+            farm.collected_at.pop(outcome.cache, None)
+        case _:
+            assert_never(outcome)

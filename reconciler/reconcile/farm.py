@@ -89,6 +89,11 @@ class Farm:
     inspecting: set[CacheName] = field(default_factory=set)
     inspected_at: dict[CacheName, float] = field(default_factory=dict)
     """When looking into caches was begun; of one that was seen the database knows."""
+    collecting: set[CacheName] = field(default_factory=set)
+    marked_at: dict[CacheName, float] = field(default_factory=dict)
+    collected_at: dict[CacheName, float] = field(default_factory=dict)
+    """When caches were last looked through for what nothing needs, and that was begun to be
+    deleted; of what went well the database knows."""
     unqueued: dict[CacheName, set[int]] = field(default_factory=dict)
     """Derivations whose outputs are to be put on a cache's queue."""
     closing: dict[CacheName, set[int]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.database import database_path
 from reconciler.model import StorePath
-from reconciler.plan import SAMPLE, SAMPLE_INTERVAL, WHOLE_INTERVAL
+from reconciler.upkeep import SAMPLE, SAMPLE_INTERVAL, WHOLE_INTERVAL
 from tests.binary_cache import harm
 from tests.binary_cache.servers import s3_credentials, s3_server
 from tests.support.trial import Daemon, Trial
