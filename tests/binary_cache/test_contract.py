@@ -58,11 +58,13 @@ class Place:
         return {str(file.relative_to(self.folder)) for file in found}
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]]:
-    folder = tmp_path_factory.mktemp("s3")
-    with s3_server(folder) as server:
-        yield folder, server
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[tuple[Path, Server]]:
+    # A server for each test: it may hide a bucket that is made while it has files on their way.
+    bucket = tmp_path / "s3" / "bucket"
+    bucket.mkdir(parents=True)
+    with s3_server(bucket.parent) as server:
+        yield bucket, server
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +81,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             folder = tmp_path / "cache"
             return Place(f"file://{folder}", None, folder, f"file://{folder}", lambda: None)
         case "s3":
-            root, server = request.getfixturevalue("s3")
-            bucket = root / f"bucket-{len(os.listdir(root))}"  # noqa: PTH208
-            bucket.mkdir()
-            server.refresh()
+            bucket, server = request.getfixturevalue("s3")
             uri = f"s3://{bucket.name}/some/folder?endpoint={server.address}&scheme=http"
             folder = bucket / "some" / "folder"
             # Debian's Nix does not speak S3; a bucket's objects are files here.

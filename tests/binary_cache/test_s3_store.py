@@ -115,7 +115,8 @@ async def test_what_s3_says_is_put_so_that_a_person_knows_the_mend(
         uri(proxy.address), credentials_file=s3_credentials(tmp_path / "keys")
     )
     with pytest.raises(CacheError) as caught:
-        await store.present([f"{number}.narinfo" for number in range(300)])
+        # So many that all are looked for in a listing: an answer to HEAD has no words.
+        await store.present([f"{number}.narinfo" for number in range(250)])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     await store.close()

@@ -156,6 +156,8 @@ async def fault_proxy(upstream: str) -> AsyncIterator[FaultProxy]:
         task = asyncio.create_task(proxy.serve(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        # A task that is cancelled before it began closes nothing.
+        task.add_done_callback(lambda _: writer.close())
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_LIMIT)
     proxy.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
