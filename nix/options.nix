@@ -32,7 +32,7 @@ in
     configFile = mkOption {
       type = types.nullOr types.path;
       default = null;
-      example = "/srv/farm/farm.yaml";
+      example = "/etc/reconciler.yaml";
       description = "A document written by hand instead of settings. One in the Nix store is checked while the system is built. Secrets that it names have to be readable for the user, or loaded with LoadCredential.";
     };
     user = mkOption {
