@@ -17,7 +17,7 @@ from typing import TypeVar
 from reconciler.errors import ConnectionLostError
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.connection import Connection
-from reconciler.nix.endpoint import Endpoint
+from reconciler.nix.endpoint import OPEN_TIMEOUT, Endpoint
 from reconciler.nix.logs import LogRecord, Message
 from reconciler.nix.protocol import ClientOptions
 
@@ -31,10 +31,6 @@ class Whereabouts:
     here: frozenset[StorePath] = frozenset()
     away: frozenset[StorePath] = frozenset()
     """Substituters can give them."""
-
-
-OPEN_TIMEOUT = 30.0
-"""Seconds within which a local daemon must answer."""
 
 
 class Store:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from reconciler.build.place import Here, Place
 from reconciler.model import Builder, BuilderName
 from reconciler.nix.connection import Connection
-from reconciler.nix.endpoint import Endpoint
+from reconciler.nix.endpoint import OPEN_TIMEOUT, Endpoint
 from reconciler.nix.protocol import ClientOptions
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MAX_AGE = 3600.0
 """Seconds for which a connection to a builder elsewhere is used: what was brought there over it is
 kept from collection as long as it lasts."""
-OPEN_TIMEOUT = 30.0
-"""Seconds within which a local daemon must answer."""
 
 LOCAL_OPTIONS = ClientOptions(
     # Without it each connection starts `nix __build-remote` before its first build, which has

@@ -16,12 +16,12 @@ from pathlib import Path
 from reconciler import process
 from reconciler.build import failures
 from reconciler.build.place import Here, Place
-from reconciler.build.pool import LOCAL_OPTIONS, OPEN_TIMEOUT
+from reconciler.build.pool import LOCAL_OPTIONS
 from reconciler.build.remote import RemoteBuilder
 from reconciler.errors import NixError
 from reconciler.model import Builder, DrvPath
 from reconciler.nix.connection import Connection
-from reconciler.nix.endpoint import local_endpoint
+from reconciler.nix.endpoint import OPEN_TIMEOUT, local_endpoint
 from reconciler.nix.expression import nix_string
 from reconciler.nix.logs import ignore
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from reconciler.errors import ConnectionLostError, NixError, UsageError
 from reconciler.nix.wire import CHUNK, PeerError, Reader
 
+OPEN_TIMEOUT = 30.0
+"""Seconds within which a local daemon must answer."""
 _GRACE = 5.0
 """Seconds a command has to end by itself: Nix stops its builders when it is told to."""
 _TAIL = 8 * 1024
