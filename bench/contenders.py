@@ -6,8 +6,9 @@ import heapq
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from bench.workloads import Workload
 from reconciler.graph import Node, Platform

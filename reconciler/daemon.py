@@ -13,9 +13,10 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from reconciler import config, notify, reconcile
 from reconciler.build import log as build_log
@@ -80,8 +81,7 @@ def run(
         return asyncio.run(_run(config, places, ways))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ways:
+class _Ways(Struct, frozen=True, kw_only=True):
     """How it runs, and whom it tells."""
 
     once: bool

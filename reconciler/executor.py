@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from reconciler import fetching, source
 from reconciler.build import attempt
@@ -63,8 +64,7 @@ MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """Where the executor works."""
 
     state_dir: Path

@@ -6,8 +6,9 @@ Pure: facts in, values out. Neither reads the database nor prints.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from reconciler.model import BuilderName, BuildState
 from reconciler.resources import Needs
@@ -18,8 +19,7 @@ from reconciler.work import LiveBuild, Work
 # --- Why ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One derivation of a chain, or one that is waited for."""
 
     id: int
@@ -28,16 +28,14 @@ class Step:
     state: JobState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuilderAnswer:
+class BuilderAnswer(Struct, frozen=True, kw_only=True):
     """Why a builder does not take a build; no reasons: it takes it next."""
 
     builder: BuilderName
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Struct, frozen=True, kw_only=True):
     """Why a derivation that does not exist is not built."""
 
     state: JobState
@@ -265,8 +263,7 @@ class Health(StrEnum):
     NEWLY_FIXED = "newly fixed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedJob:
+class ComparedJob(Struct, frozen=True, kw_only=True):
     """A job of one of two evaluations."""
 
     derivation: str | None
@@ -274,8 +271,7 @@ class ComparedJob:
     state: JobState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobDifference:
+class JobDifference(Struct, frozen=True, kw_only=True):
     """A job that differs, or fails."""
 
     attr: str

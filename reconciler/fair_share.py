@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.model import JobsetName
 
@@ -22,8 +23,7 @@ Standing = tuple[float, int]
 """Of jobsets, the least goes first: level, and when it was last served."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(Struct, frozen=True):
     weight: float
     started: float
     jobsets: tuple[JobsetName, ...]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from reconciler.graph import Node, Platform
 from reconciler.model import Builder, BuilderName
@@ -31,8 +32,7 @@ BUILTIN = "builtin"
 """The system of builders inside Nix itself (`builtin:fetchurl`): no particular machine."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slots:
+class Slots(Struct, frozen=True, kw_only=True):
     """A declared builder as it is now."""
 
     builder: Builder
@@ -73,8 +73,7 @@ class Obstacle(StrEnum):
     SHORT = "short-of-resources"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """One obstacle, and in words for a person."""
 
     obstacle: Obstacle

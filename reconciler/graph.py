@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from reconciler.errors import StateError
 from reconciler.model import BuilderName, BuildState
@@ -42,8 +43,7 @@ class Platform(NamedTuple):
     """What it takes of the builder's resources while it is being built."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Node:
+class Node(Struct, kw_only=True, eq=False):
     """One derivation that is not yet good. The graph owns it once it is added."""
 
     id: int
@@ -58,7 +58,7 @@ class Node:
     """Back-off: no attempt before this time."""
     avoid: BuilderName | None = None
     """The builder whose fault ended the last attempt: another one is asked if one fits."""
-    unmet: int = field(default=0, init=False)
+    unmet: int = 0
     """How many inputs are not yet good; kept by the graph."""
 
     @property

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, repeat
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from reconciler.build import products as build_products
 from reconciler.database import Database, built, evaluated
@@ -51,8 +52,7 @@ class PathSource(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Met:
+class _Met(Struct, eq=False):
     """A derivation that a walk has come by."""
 
     path: DrvPath
@@ -87,8 +87,7 @@ class _Walk(dict[DrvPath, _Met]):
         return met
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingested:
+class Ingested(Struct, frozen=True, kw_only=True):
     """What a batch came to."""
 
     jobs: Mapping[DrvPath, int]

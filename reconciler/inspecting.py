@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from reconciler.binary_cache import Finding, Flaw, open_cache
 from reconciler.binary_cache.narinfo import hash_part
@@ -66,8 +67,7 @@ async def without_elsewhere(
 # --- The whole, by a person --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class Survey(Struct, frozen=True, kw_only=True):
     """All that is wrong with a cache."""
 
     paths: int

@@ -7,9 +7,10 @@ seconds since the epoch (UTC) as float, durations seconds as float, sizes bytes 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 from reconciler.resources import Amount, Needs
 from reconciler.states import (
@@ -65,15 +66,13 @@ __all__ = [
 # --- Desired state: what the document declares -------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlakeSource:
+class FlakeSource(Struct, frozen=True, kw_only=True):
     """A flake reference, as `nix` takes it on its command line."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GitSource:
+class GitSource(Struct, frozen=True, kw_only=True):
     """A file in a git repository at the head of a ref, called with `args` if it is a function."""
 
     url: str
@@ -82,8 +81,7 @@ class GitSource:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathSource:
+class PathSource(Struct, frozen=True, kw_only=True):
     """A file below a local directory, watched: a save triggers an evaluation."""
 
     path: str
@@ -94,8 +92,7 @@ class PathSource:
 Source = FlakeSource | GitSource | PathSource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """Bounds of one build; None is no bound. Seconds and bytes."""
 
     timeout: float | None = None
@@ -104,16 +101,14 @@ class Limits:
     max_output: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(Struct, frozen=True, kw_only=True):
     """How often and how patiently infrastructure failures are retried; back-off in seconds."""
 
     attempts: int
     backoff: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationSettings:
+class EvaluationSettings(Struct, frozen=True, kw_only=True):
     """How a jobset is evaluated. `max_memory` in bytes for each worker, `timeout` in seconds."""
 
     workers: int
@@ -123,16 +118,14 @@ class EvaluationSettings:
     pure: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceRule:
+class ResourceRule(Struct, frozen=True, kw_only=True):
     """What the builds of a jobset's jobs take whose names match a glob."""
 
     match: str
     needs: Needs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Jobset:
+class Jobset(Struct, frozen=True, kw_only=True):
     """A declared jobset."""
 
     name: JobsetName
@@ -154,8 +147,7 @@ class Jobset:
     resources: tuple[ResourceRule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Builder:
+class Builder(Struct, frozen=True, kw_only=True):
     """A declared builder; `uri` None is the machine itself."""
 
     name: BuilderName
@@ -173,8 +165,7 @@ class Builder:
     """What it has of what builds take; of anything else it has nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
+class Upstream(Struct, frozen=True, kw_only=True):
     """A cache of someone else's: what it has is fetched, not built, and not pushed again."""
 
     url: str
@@ -197,8 +188,7 @@ class Compression(StrEnum):
     XZ = "xz"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
+class Cache(Struct, frozen=True, kw_only=True):
     """A declared binary cache."""
 
     name: CacheName
@@ -224,8 +214,7 @@ class Cache:
         return (*first, *self.signing_key_files)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Desired:
+class Desired(Struct, frozen=True, kw_only=True):
     """One valid document."""
 
     jobsets: Mapping[JobsetName, Jobset]
@@ -240,8 +229,7 @@ class Desired:
 # --- What Nix says -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Derivation:
+class Derivation(Struct, frozen=True, kw_only=True):
     """What the graph needs of one derivation file."""
 
     path: DrvPath
@@ -261,8 +249,7 @@ class Derivation:
     """Why no Nix of ours can build it (a dynamic derivation, say); None where one can."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluatedJob:
+class EvaluatedJob(Struct, frozen=True, kw_only=True):
     """One job of an evaluation, the same whichever evaluator found it."""
 
     attr_path: tuple[str, ...]
@@ -284,8 +271,7 @@ class EvaluatedJob:
         return ".".join(self.attr_path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationFailure:
+class EvaluationFailure(Struct, frozen=True, kw_only=True):
     """An attribute that does not evaluate; an empty path: the evaluation as a whole."""
 
     attr_path: tuple[str, ...]
@@ -300,16 +286,14 @@ class EvaluationFailure:
 # --- What builds come to -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputFact:
+class OutputFact(Struct, frozen=True, kw_only=True):
     """What an attempt made of one output. `size` is the NAR's, in bytes."""
 
     path: StorePath
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildProduct:
+class BuildProduct(Struct, frozen=True, kw_only=True):
     """A line of `nix-support/hydra-build-products`."""
 
     kind: str
@@ -317,8 +301,7 @@ class BuildProduct:
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
+class Metric(Struct, frozen=True, kw_only=True):
     """A line of `nix-support/hydra-metrics`."""
 
     name: str
@@ -326,8 +309,7 @@ class Metric:
     unit: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptResult:
+class AttemptResult(Struct, frozen=True, kw_only=True):
     """The end of one attempt at one derivation."""
 
     outcome: Outcome
@@ -349,8 +331,7 @@ class AttemptResult:
     """And it will until somebody mends something: its host key is another, say."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathInfo:
+class PathInfo(Struct, frozen=True, kw_only=True):
     """What a store says of one valid path."""
 
     path: StorePath

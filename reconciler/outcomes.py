@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from reconciler.ingest import Ingested
 from reconciler.model import (
@@ -18,8 +19,7 @@ from reconciler.source import LockedSource
 from reconciler.states import InspectionScope
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polled:
+class Polled(Struct, frozen=True, kw_only=True):
     """A source was resolved, or could not be."""
 
     jobset: JobsetName
@@ -27,15 +27,13 @@ class Polled:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationStarted:
+class EvaluationStarted(Struct, frozen=True, kw_only=True):
     """It was an evaluation's turn."""
 
     evaluation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Discovered:
+class Discovered(Struct, frozen=True, kw_only=True):
     """A batch of an evaluation's jobs is in the database."""
 
     jobset: JobsetName
@@ -45,8 +43,7 @@ class Discovered:
     """Derivations of jobs whose outputs exist, but not all of them here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
+class Evaluated(Struct, frozen=True, kw_only=True):
     """An evaluation ended; `error` None: well."""
 
     jobset: JobsetName
@@ -56,8 +53,7 @@ class Evaluated:
     """What cut it off that says nothing of the source: it is evaluated again after a pause."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class Built(Struct, frozen=True, kw_only=True):
     """An attempt ended."""
 
     attempt: int
@@ -66,8 +62,7 @@ class Built:
     result: AttemptResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class Fetched(Struct, frozen=True, kw_only=True):
     """What only substituters had was fetched, or could not be."""
 
     done: tuple[int, ...] = ()
@@ -76,8 +71,7 @@ class Fetched:
     """Of the failed ones, what turned out to have to be built."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
+class Closed(Struct, frozen=True, kw_only=True):
     """What belongs to derivations in a cache was found."""
 
     cache: CacheName
@@ -86,8 +80,7 @@ class Closed:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pushed:
+class Pushed(Struct, frozen=True, kw_only=True):
     """A batch was sent to a cache."""
 
     cache: CacheName
@@ -102,8 +95,7 @@ class Pushed:
     """Why the cache as a whole cannot be used."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspected:
+class Inspected(Struct, frozen=True, kw_only=True):
     """A cache was looked into."""
 
     cache: CacheName
@@ -119,8 +111,7 @@ class Inspected:
     """Why nothing could be seen."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Marked:
+class Marked(Struct, frozen=True, kw_only=True):
     """What of a cache is needed was found out."""
 
     cache: CacheName
@@ -130,8 +121,7 @@ class Marked:
     unusable: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class Collected(Struct, frozen=True, kw_only=True):
     """Paths were deleted from a cache."""
 
     cache: CacheName
@@ -142,8 +132,7 @@ class Collected:
     """Why it is not done: what is left is deleted the next time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revisited:
+class Revisited(Struct, frozen=True, kw_only=True):
     """Derivations whose outputs were lost were looked at again."""
 
     derivations: tuple[DrvPath, ...]
@@ -151,8 +140,7 @@ class Revisited:
     """None: they cannot be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faulted:
+class Faulted(Struct, frozen=True, kw_only=True):
     """Something went wrong with an object; `message` None: it is well again."""
 
     kind: str

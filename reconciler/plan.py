@@ -7,7 +7,8 @@ carries the actions out, `reconciler plan` prints them. A converged state yields
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from reconciler.model import (
     BuilderName,
@@ -29,8 +30,7 @@ FETCH_BATCH = 100
 # --- Observed ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedEvaluation:
+class ObservedEvaluation(Struct, frozen=True, kw_only=True):
     """An evaluation, as stored."""
 
     id: int
@@ -42,8 +42,7 @@ class ObservedEvaluation:
     """Cut off by a stop of the reconciler: no verdict on the source."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedJobset:
+class ObservedJobset(Struct, frozen=True, kw_only=True):
     """A jobset as the database and this process know it."""
 
     evaluations: tuple[ObservedEvaluation, ...] = ()
@@ -61,16 +60,14 @@ class ObservedJobset:
     """Why it is to be evaluated although nothing changed: a person asked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Locked:
+class Locked(Struct, frozen=True, kw_only=True):
     """A resolved source: what is shown, and what decides whether to evaluate again."""
 
     text: str
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningBuild:
+class RunningBuild(Struct, frozen=True, kw_only=True):
     """A live attempt."""
 
     attempt: int
@@ -79,8 +76,7 @@ class RunningBuild:
     stopping: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwayOutputs:
+class AwayOutputs(Struct, frozen=True, kw_only=True):
     """A job's outputs that exist, but not here: they are to be fetched, to be rooted and pushed."""
 
     derivation: int
@@ -92,8 +88,7 @@ class AwayOutputs:
     """Why they could not be fetched so far."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class Observed(Struct, frozen=True, kw_only=True):
     """Everything a tick looks at."""
 
     jobsets: Mapping[JobsetName, ObservedJobset]
@@ -124,16 +119,14 @@ class Observed:
 # --- Plan --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+class Poll(Struct, frozen=True, kw_only=True):
     """Resolve a jobset's source."""
 
     jobset: JobsetName
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluate:
+class Evaluate(Struct, frozen=True, kw_only=True):
     """Evaluate what a jobset's source resolved to."""
 
     jobset: JobsetName
@@ -141,74 +134,64 @@ class Evaluate:
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     """Start a build on a builder."""
 
     derivation: int
     builder: BuilderName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetch:
+class Fetch(Struct, frozen=True, kw_only=True):
     """Fetch the outputs of derivations from substituters."""
 
     derivations: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopBuild:
+class StopBuild(Struct, frozen=True, kw_only=True):
     """Stop a running build that nothing needs."""
 
     attempt: int
     derivation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdraw:
+class Withdraw(Struct, frozen=True, kw_only=True):
     """Take queued builds that nothing needs off the queue."""
 
     derivations: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuePushes:
+class QueuePushes(Struct, frozen=True, kw_only=True):
     """Put the outputs of derivations, with what belongs to them, on a cache's queue."""
 
     cache: CacheName
     derivations: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Push:
+class Push(Struct, frozen=True, kw_only=True):
     """Send a batch of paths to a cache."""
 
     cache: CacheName
     paths: tuple[StorePath, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(Struct, frozen=True, kw_only=True):
     """Remove an evaluation's GC roots."""
 
     evaluation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forget:
+class Forget(Struct, frozen=True, kw_only=True):
     """Drop an evaluation beyond what its jobset keeps."""
 
     jobset: JobsetName
     evaluation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class Sweep(Struct, frozen=True, kw_only=True):
     """Drop the builds and logs that no kept evaluation needs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prune:
+class Prune(Struct, frozen=True, kw_only=True):
     """A jobset is declared no longer: supersede what it has."""
 
     jobset: JobsetName
@@ -233,8 +216,7 @@ Action = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """What to do now, what is wrong, and when to look again."""
 
     actions: tuple[Action, ...]

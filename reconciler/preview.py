@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from reconciler import config, reconcile
 from reconciler.database import Database, observe, open_memory, open_reader
@@ -24,8 +25,7 @@ from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
+class Declared(Struct, frozen=True, kw_only=True):
     """How the document's objects of one kind differ from those in force, by name."""
 
     added: tuple[str, ...]
@@ -33,8 +33,7 @@ class Declared:
     changed: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
+class Preview(Struct, frozen=True, kw_only=True):
     """What a tick would do."""
 
     desired: Desired

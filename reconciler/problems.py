@@ -9,7 +9,8 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.errors import UsageError
 
@@ -20,8 +21,7 @@ _PASSWORD = re.compile(r"//[^/@\s]*:[^/\s]*@")
 _CLIP = 80
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(Struct, frozen=True, kw_only=True):
     """One thing wrong. `line` and `column` count from 1; None where no place can be named."""
 
     path: str

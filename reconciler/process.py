@@ -16,9 +16,10 @@ import shutil
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 from reconciler.errors import ReconcilerError
 
@@ -48,8 +49,7 @@ class Stream(StrEnum):
     STDERR = "stderr"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
+class Completed(Struct, frozen=True, kw_only=True):
     """The end of a child. A negative `returncode` is the signal that killed it."""
 
     returncode: int
@@ -57,8 +57,7 @@ class Completed:
     stderr: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """The end of a streamed child. `tail` is the end of the stream that was not read by line."""
 
     returncode: int

@@ -8,7 +8,7 @@ restores it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 FIRST_PAUSE = 30.0
 """Seconds after the second failure in a row; doubled with each further one."""
@@ -16,8 +16,7 @@ LONGEST_PAUSE = 900.0
 """Seconds: what was mended is not left unused for longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Trouble(Struct, frozen=True, kw_only=True):
     """What a builder went through since it last built something."""
 
     failures: int

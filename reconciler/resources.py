@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.errors import UsageError
 from reconciler.quantities import format_size, size
@@ -19,8 +20,7 @@ _FEATURE = re.compile(r"resource:([A-Za-z0-9][A-Za-z0-9._-]*)=(\S+)")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(Struct, frozen=True):
     """So many bytes (`is_size`), or so many of what is counted."""
 
     count: int

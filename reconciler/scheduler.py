@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.fair_share import FairShare, Standing
 from reconciler.fleet import BUILTIN, Fleet, Obstacle, Refusal, Slots
@@ -41,16 +42,14 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """Build this there now."""
 
     derivation: int
     builder: BuilderName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class Demand(Struct, frozen=True, kw_only=True):
     """A jobset wants a derivation, and with it all that it needs."""
 
     jobset: JobsetName

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, assert_never
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from reconciler import process
 from reconciler.errors import SourceError
@@ -26,30 +27,26 @@ _GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
 _REVISION = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class LockedFlake:
+class LockedFlake(Struct, frozen=True):
     """A flake reference that names one content only, as pure evaluation demands."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class LockedGit:
+class LockedGit(Struct, frozen=True):
     """What `builtins.fetchGit` takes, with a revision."""
 
     fetch: Mapping[str, str | bool]
 
 
-@dataclass(frozen=True, slots=True)
-class LockedTree:
+class LockedTree(Struct, frozen=True):
     """A copy of a local folder in the store."""
 
     store_path: str
     nar_hash: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedSource:
+class LockedSource(Struct, frozen=True, kw_only=True):
     """What a source resolved to."""
 
     locked: str

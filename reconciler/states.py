@@ -1,6 +1,6 @@
 """Names and states: what of the `model` a report speaks in.
 
-They stand apart from it because making its dataclasses takes longer than a report: whoever only
+They stand apart from it because making its classes takes longer than a report: whoever only
 shows states imports them from here, everybody else finds them in `model`. No I/O, no clock.
 """
 

@@ -6,8 +6,9 @@ Pure: facts in, a report out. Neither reads the database nor prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from reconciler.states import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 
@@ -87,8 +88,7 @@ class DocumentDrift(StrEnum):
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentFacts:
+class DocumentFacts(Struct, frozen=True, kw_only=True):
     """The document in force, and what its file says now."""
 
     file: str
@@ -100,8 +100,7 @@ class DocumentFacts:
     """What is wrong with the file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class Condition(Struct, frozen=True, kw_only=True):
     """Something that is wrong with an object, as the daemon recorded it."""
 
     kind: str
@@ -111,8 +110,7 @@ class Condition:
     since: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationFacts:
+class EvaluationFacts(Struct, frozen=True, kw_only=True):
     """An evaluation."""
 
     id: int
@@ -124,8 +122,7 @@ class EvaluationFacts:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suspension:
+class Suspension(Struct, frozen=True, kw_only=True):
     """Who suspended a jobset."""
 
     since: float
@@ -133,8 +130,7 @@ class Suspension:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobsetFacts:
+class JobsetFacts(Struct, frozen=True, kw_only=True):
     """A jobset: what is declared of it and what is stored."""
 
     name: JobsetName
@@ -151,8 +147,7 @@ class JobsetFacts:
     conditions: tuple[Condition, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheFacts:
+class CacheFacts(Struct, frozen=True, kw_only=True):
     """A cache's queue."""
 
     name: CacheName
@@ -176,8 +171,7 @@ class CacheFacts:
     conditions: tuple[Condition, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuilderFacts:
+class BuilderFacts(Struct, frozen=True, kw_only=True):
     """A declared builder."""
 
     name: BuilderName
@@ -194,8 +188,7 @@ class BuilderFacts:
     """As the document writes them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(Struct, frozen=True, kw_only=True):
     """A job that is not there and will not be by itself."""
 
     jobset: JobsetName
@@ -208,8 +201,7 @@ class Problem:
     at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stuck:
+class Stuck(Struct, frozen=True, kw_only=True):
     """A queued build that nothing will come of by itself: no builder fits, or every attempt so
     far failed for the infrastructure.
     """
@@ -222,8 +214,7 @@ class Stuck:
     """When one that waits for a builder counts as failed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """Everything a report is made from."""
 
     document: DocumentFacts
@@ -243,8 +234,7 @@ class Facts:
 # --- Report ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobsetStatus:
+class JobsetStatus(Struct, frozen=True, kw_only=True):
     """A jobset's verdict, and why in a few words."""
 
     verdict: Verdict
@@ -252,8 +242,7 @@ class JobsetStatus:
     facts: JobsetFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheStatus:
+class CacheStatus(Struct, frozen=True, kw_only=True):
     """A cache's verdict, and why in a few words."""
 
     verdict: Verdict
@@ -261,8 +250,7 @@ class CacheStatus:
     facts: CacheFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuilderStatus:
+class BuilderStatus(Struct, frozen=True, kw_only=True):
     """A builder's verdict, and why in a few words."""
 
     verdict: Verdict
@@ -270,8 +258,7 @@ class BuilderStatus:
     facts: BuilderFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """The whole."""
 
     verdict: Verdict

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from reconciler.errors import ConnectionLostError
 from reconciler.model import DrvPath, PathInfo, StorePath
@@ -24,8 +25,7 @@ from reconciler.nix.protocol import ClientOptions
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whereabouts:
+class Whereabouts(Struct, frozen=True, kw_only=True):
     """Where store paths are; those that are nowhere are in neither."""
 
     here: frozenset[StorePath] = frozenset()

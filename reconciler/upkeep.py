@@ -6,7 +6,8 @@ Pure: what is declared and what is known of a cache in; what is due, and when, o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.model import Cache, CacheName, StorePath
 from reconciler.states import InspectionScope
@@ -21,8 +22,7 @@ MARK_INTERVAL = 21600.0
 """Seconds between looks for what nothing needs in a cache that is ours."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedCache:
+class ObservedCache(Struct, frozen=True, kw_only=True):
     """A cache's queue."""
 
     due: tuple[StorePath, ...] = ()
@@ -53,23 +53,20 @@ class ObservedCache:
     """All that belongs there is known, and is there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspect:
+class Inspect(Struct, frozen=True, kw_only=True):
     """Look whether what was pushed to a cache is there."""
 
     cache: CacheName
     scope: InspectionScope
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Mark(Struct, frozen=True, kw_only=True):
     """Find out what of a cache that is ours no kept evaluation needs."""
 
     cache: CacheName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collect:
+class Collect(Struct, frozen=True, kw_only=True):
     """Delete from a cache what nothing has needed since before a time."""
 
     cache: CacheName

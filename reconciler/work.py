@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import BuildState, DrvPath, Jobset, JobsetName, Limits
@@ -22,8 +23,7 @@ DEFAULT_SECONDS = 1.0
 """Expected duration of a build as long as nothing is known of any."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WantedJob:
+class WantedJob(Struct, frozen=True, kw_only=True):
     """A job of an evaluation in force."""
 
     jobset: JobsetName

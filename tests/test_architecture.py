@@ -52,9 +52,9 @@ package is one module here."""
 
 ALLOWED_IN_PURE = frozenset(
     {
-        "__future__", "abc", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch",
-        "fractions", "functools", "heapq", "itertools", "json", "math", "operator", "re", "string",
-        "typing",
+        "__future__", "abc", "bisect", "collections", "difflib", "enum", "fnmatch",
+        "fractions", "functools", "heapq", "itertools", "json", "math", "msgspec", "operator", "re",
+        "string", "typing",
     }
 )  # fmt: skip
 """What the pure modules may import besides each other: nothing that reads, writes, waits or tells

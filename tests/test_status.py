@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from reconciler.model import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 from reconciler.status import (

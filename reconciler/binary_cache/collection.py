@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+
+from msgspec import Struct
 
 from reconciler.binary_cache.interface import ObjectStore
 from reconciler.binary_cache.narinfo import hash_of, hash_part, parse
@@ -23,8 +24,7 @@ ABANDONED_AGE = 86400.0
 """Seconds after which a NAR that no narinfo names is taken for abandoned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What a narinfo says that decides whether it stays."""
 
     url: str

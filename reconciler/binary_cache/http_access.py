@@ -10,11 +10,11 @@ import functools
 import netrc
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import urllib3
+from msgspec import Struct
 from urllib3 import exceptions as fault
 
 from reconciler.binary_cache.remote import (
@@ -36,8 +36,7 @@ _BLOCK = 256 * 1024
 """Bytes of a file that are sent in one go; 16 KiB by default, which costs a core."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpAddress:
+class HttpAddress(Struct, frozen=True, kw_only=True):
     """Where a cache is; `url` has no slash at its end."""
 
     url: str

@@ -11,17 +11,17 @@ Types and protocols only.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from reconciler.binary_cache.nars import Nars
 from reconciler.model import PathInfo, StorePath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushReport:
+class PushReport(Struct, frozen=True, kw_only=True):
     """What became of each path of a batch; every path asked for is in exactly one of the four."""
 
     sent: Mapping[StorePath, int] = field(default_factory=dict)
@@ -46,8 +46,7 @@ class Flaw(StrEnum):
     REFERENCE_ABSENT = "reference-absent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One flaw of one path, with a sentence for people."""
 
     path: StorePath

@@ -10,10 +10,11 @@ import asyncio
 import threading
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import assert_never
+
+from msgspec import Struct, field
 
 from reconciler.binary_cache import collection
 from reconciler.binary_cache.compression import Encoder
@@ -39,8 +40,7 @@ STREAM_BUFFER = 1024 * 1024
 """Bytes of a stream that are packed in one hop."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Upload:
+class _Upload(Struct, frozen=True):
     """What is known of a batch while its NARs are uploaded."""
 
     nars: Nars

@@ -6,7 +6,8 @@ Pure. The format is the one of Nix's binary caches ("Binary Cache" and "Signing"
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.errors import CacheError
 from reconciler.model import StorePath
@@ -18,8 +19,7 @@ _URL = re.compile(r"[0-9A-Za-z+\-_?=][0-9A-Za-z+\-._?=]*(?:/[0-9A-Za-z+\-_?=][0-
 _HASH_LENGTH = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NarInfo:
+class NarInfo(Struct, frozen=True, kw_only=True):
     """One path as its cache describes it. Sizes in bytes, hashes as `sha256:` and digits."""
 
     path: StorePath

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from msgspec import Struct
 
 from reconciler.binary_cache.compression import Encoder, suffix
 from reconciler.errors import CacheError
@@ -19,8 +20,7 @@ from reconciler.model import Compression, PathInfo
 from reconciler.nix.hashes import to_base32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedNar:
+class PackedNar(Struct, frozen=True, kw_only=True):
     """A NAR ready for upload. Sizes in bytes."""
 
     info: PathInfo

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable, Collection
+
+from msgspec import structs
 
 from reconciler.binary_cache import open_cache
 from reconciler.binary_cache.interface import PushReport
@@ -40,4 +41,4 @@ async def push_batch(
                 infos.append(info)
         report = await opened.push(infos, nars, elsewhere=elsewhere, replace=replace)
     there = dict.fromkeys(set(paths) - missing, 0)
-    return dataclasses.replace(report, sent={**there, **report.sent}, gone=(*gone, *report.gone))
+    return structs.replace(report, sent={**there, **report.sent}, gone=(*gone, *report.gone))

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from botocore.credentials import SharedCredentialProvider
 from botocore.exceptions import BotoCoreError
+from msgspec import Struct
 
 from reconciler.errors import CacheError
 
@@ -24,8 +25,7 @@ DEFAULT_REGION = "us-east-1"
 """Nix's, too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Address:
+class S3Address(Struct, frozen=True, kw_only=True):
     """Where a bucket is."""
 
     uri: str

@@ -16,13 +16,13 @@ import threading
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from msgspec import Struct
 
 from reconciler.binary_cache.remote import (
     PATIENCE,
@@ -350,8 +350,7 @@ class S3Store:
             raise judge(error, self._address) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Page:
+class _Page(Struct, frozen=True, kw_only=True):
     """A page of a listing."""
 
     names: frozenset[str]

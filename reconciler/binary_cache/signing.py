@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
 
 from reconciler.errors import CacheError
 
@@ -25,8 +26,7 @@ _LONGEST_FILE = 4096
 _MAKE_ONE = "make one with `nix key generate-secret --key-name NAME`"
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKey:
+class PublicKey(Struct, frozen=True):
     """What a reader of a cache trusts."""
 
     name: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
+
+from msgspec import Struct
 
 from reconciler.binary_cache.compression import Decompressor
 from reconciler.binary_cache.interface import Finding, Flaw, ObjectStore
@@ -29,8 +30,7 @@ PARALLEL_NARS = 4
 PARALLEL_READS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Verifier:
+class Verifier(Struct, frozen=True):
     """Checks paths of a store of objects; signatures of any one of `keys` satisfy it."""
 
     store: ObjectStore

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from reconciler.build import failures
 from reconciler.build import products as build_products
@@ -33,8 +34,7 @@ MESSAGE_BYTES = 16 * 1024
 """How much of Nix's message about a failure is kept; the log has the rest."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """What is to be built, and within which limits."""
 
     attempt: int

@@ -10,8 +10,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from reconciler import process
 from reconciler.build import failures
@@ -29,8 +30,7 @@ PATIENCE = 120.0
 """Seconds within which a builder must have built something tiny, which may wait for a slot."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Probe(Struct, frozen=True, kw_only=True):
     """What a builder that works is like. Durations in seconds, the longest of several."""
 
     nix_version: str

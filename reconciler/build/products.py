@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from reconciler.model import BuildProduct, Metric, StorePath
 
@@ -18,8 +19,7 @@ _MAX_BYTES = 1024 * 1024
 """Of each file: a build could write one without end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Support:
+class Support(Struct, frozen=True, kw_only=True):
     """What was found in the outputs of one build."""
 
     failed: bool

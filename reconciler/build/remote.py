@@ -22,8 +22,9 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from reconciler.binary_cache.order import reference_levels
 from reconciler.build import sending

@@ -9,7 +9,8 @@ are the right ones.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from reconciler.errors import NixError
 from reconciler.model import StorePath

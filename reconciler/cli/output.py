@@ -1,4 +1,4 @@
-"""Values as JSON: dataclasses become objects with camelCase keys.
+"""Values as JSON: structs become objects with camelCase keys.
 
 Times are seconds since the epoch, durations seconds, sizes bytes. `schemas/` describes each.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 import click
+from msgspec import Struct
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
@@ -26,8 +26,8 @@ def plain(value: object) -> Json:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if is_dataclass(value):
-        return {_camel(each.name): plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Struct):
+        return {_camel(name): plain(getattr(value, name)) for name in value.__struct_fields__}
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 import click
+from msgspec import Struct
 
 from reconciler import plan as planning
 from reconciler import upkeep
@@ -23,8 +23,7 @@ NAMES_SHOWN = 20
 """Builds named one by one; `--json` has all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True):
     """One thing that would be done."""
 
     sign: str

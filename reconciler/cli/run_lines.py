@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from reconciler.cli.log_text import tail
 from reconciler.cli.text import BAD, BUSY, DIM, GOOD, harmless, lasting, one_line
@@ -33,8 +33,7 @@ class Weight(Enum):
     INFO = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One line, with its colour."""
 
     weight: Weight

@@ -10,9 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct, field
 from rich.console import Console
 from rich.live import Live as Screen
 from rich.text import Text
@@ -29,8 +29,7 @@ ESTIMATE_SECONDS = 2.0
 """How often what is left is counted: it reads every queued build."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class Left(Struct, frozen=True, kw_only=True):
     """What is still to be built, in counts."""
 
     builds: int = 0
@@ -38,8 +37,7 @@ class Left:
     """Expected until the end, from what past builds took; None: too little is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class Picture(Struct, frozen=True, kw_only=True):
     """What was read at one time."""
 
     builds: tuple[LiveAttempt, ...] = ()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from msgspec import Struct
 
 DEFAULT_CONFIG = "/etc/nix-reconciler/config.json"
 DEFAULT_STATE_DIR = "/var/lib/nix-reconciler"
@@ -20,8 +20,7 @@ DEFAULT_STATE_DIR = "/var/lib/nix-reconciler"
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(Struct):
     """Where things are."""
 
     config: Path = Path(DEFAULT_CONFIG)

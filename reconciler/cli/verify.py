@@ -6,9 +6,9 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import click
+from msgspec import Struct
 
 from reconciler import config, inspecting
 from reconciler.binary_cache import Finding, Flaw
@@ -29,8 +29,7 @@ from reconciler.states import InspectionScope
 from reconciler.status import counted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(Struct, frozen=True, kw_only=True):
     """A finding, and what becomes of it."""
 
     finding: Finding
@@ -43,8 +42,7 @@ class Judged:
     """The derivation to build again, of a path that the store has lost as well."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
+class Verified(Struct, frozen=True, kw_only=True):
     """What verifying a cache came to."""
 
     cache: Cache

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from reconciler.problems import Problem, quote, render_path
 
@@ -25,16 +26,14 @@ MAX_INTEGER = 2**63
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A place in the text, counted from 1."""
 
     line: int
     column: int
 
 
-@dataclass(frozen=True, slots=True)
-class ScalarNode:
+class ScalarNode(Struct, frozen=True):
     """A value without parts; `text` is how it is written."""
 
     value: bool | int | float | str | None
@@ -42,24 +41,21 @@ class ScalarNode:
     mark: Mark
 
 
-@dataclass(frozen=True, slots=True)
-class ListNode:
+class ListNode(Struct, frozen=True):
     """A list."""
 
     items: list[Node]
     mark: Mark
 
 
-@dataclass(frozen=True, slots=True)
-class MapNode:
+class MapNode(Struct, frozen=True):
     """A mapping; each key with its own place."""
 
     entries: dict[str, Entry]
     mark: Mark
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A key of a mapping and what it holds."""
 
     key_mark: Mark
@@ -97,8 +93,7 @@ def problem_at(mark: Mark, path: Sequence[str | int], message: str, mend: str) -
     )
 
 
-@dataclass(slots=True)
-class Extent:
+class Extent(Struct):
     """How much a node holds, itself and repeated parts included."""
 
     values: int = 1
@@ -112,8 +107,7 @@ class Extent:
         self.height = max(self.height, other.height + 1)
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(Struct):
     """A list or mapping that is still being read."""
 
     node: ListNode | MapNode

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct, field
 
 from reconciler.database.file import Database, Row
 from reconciler.states import BuilderName, BuildState, JobsetName
@@ -59,8 +60,7 @@ class Declared(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blocked:
+class Blocked(Struct, frozen=True, kw_only=True):
     """Queued builds that will not be built by themselves."""
 
     states: Mapping[int, JobState] = field(default_factory=dict)

@@ -5,7 +5,8 @@ it was sent. Writes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.file import Database
 from reconciler.states import CacheName
@@ -63,8 +64,7 @@ def caches(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheContents:
+class CacheContents(Struct, frozen=True, kw_only=True):
     """What a cache was sent so far."""
 
     pushed: int

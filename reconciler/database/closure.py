@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.blocked import Blocked
 from reconciler.database.file import Database
@@ -11,8 +12,7 @@ from reconciler.model import BuildState
 from reconciler.status import JobState, job_state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClosureNode:
+class ClosureNode(Struct, frozen=True, kw_only=True):
     """A derivation of a graph."""
 
     id: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.events import event
 from reconciler.database.file import Database
@@ -18,8 +19,7 @@ _KEPT = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unneeded:
+class Unneeded(Struct, frozen=True, kw_only=True):
     """What of a cache nothing needs."""
 
     cache: CacheName

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from reconciler.database.file import Database
 from reconciler.database.lookup import (
@@ -16,8 +16,7 @@ from reconciler.model import BuildProduct, BuildState, Metric
 from reconciler.status import JobState, counted, job_state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRow:
+class JobRow(Struct, frozen=True, kw_only=True):
     """A job in a list."""
 
     attr: str
@@ -39,8 +38,7 @@ def jobs(database: Database, evaluation: int) -> list[JobRow]:
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushSummary:
+class PushSummary(Struct, frozen=True, kw_only=True):
     """How far a derivation's outputs are on their way to a cache."""
 
     cache: str
@@ -57,8 +55,7 @@ class PushSummary:
         return f"{self.pushed} of {counted(self.total, 'output')} pushed{failing}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobDetail:
+class JobDetail(Struct, frozen=True, kw_only=True):
     """What is recorded of a derivation."""
 
     jobs: tuple[str, ...]

@@ -4,7 +4,7 @@ the rows in use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from reconciler.database.evaluated import forget_evaluations
 from reconciler.database.file import Database
@@ -17,8 +17,7 @@ _OLD_EVALUATIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waste:
+class Waste(Struct, frozen=True, kw_only=True):
     """How much there is to forget."""
 
     jobsets: int

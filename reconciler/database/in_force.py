@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from reconciler.database.file import Database
 from reconciler.states import BuilderName, CacheName, JobsetName
 from reconciler.status import BuilderFacts
 
-if TYPE_CHECKING:  # its dataclasses take longer to make than a report
+if TYPE_CHECKING:  # loading it takes longer than a report
     from reconciler.model import ResourceRule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredJobset:
+class DeclaredJobset(Struct, frozen=True, kw_only=True):
     """What the document in force says of a jobset, as far as a report shows it."""
 
     enabled: bool
@@ -27,8 +27,7 @@ class DeclaredJobset:
     """Rules: a pattern, and what the document writes of what such builds take."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InForce:
+class InForce(Struct, frozen=True, kw_only=True):
     """The document in force."""
 
     generation: int

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
+
+from msgspec import Struct
 
 from reconciler.database.file import Database, Value
 from reconciler.model import BuildState, Derivation, DrvPath, StorePath
@@ -20,8 +21,7 @@ _BLOCK = 500
 """Rows of a statement: more is not faster."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownBuild:
+class KnownBuild(Struct, frozen=True):
     """What the database has of a derivation already."""
 
     id: int

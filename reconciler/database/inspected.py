@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from reconciler.database.events import event
 from reconciler.database.file import Database
@@ -17,8 +18,7 @@ _NAMED = 3
 """Paths that an event names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
+class Looked(Struct, frozen=True, kw_only=True):
     """How fresh the knowledge of a cache is."""
 
     last_at: float | None
@@ -27,8 +27,7 @@ class Looked:
     """When the pushed path that was looked at longest ago was seen; None: nothing is pushed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class Sight(Struct, frozen=True, kw_only=True):
     """What was seen in a cache."""
 
     scope: InspectionScope

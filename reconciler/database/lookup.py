@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.file import Database
 from reconciler.database.observe import live_builds
@@ -24,8 +25,7 @@ _RANK = (
 """Of a jobset's evaluations the one in force counts first, then the one that runs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSubject:
+class JobSubject(Struct, frozen=True, kw_only=True):
     """A job of an evaluation: the one in force, else the newest that has it."""
 
     jobset: JobsetName
@@ -42,8 +42,7 @@ class JobSubject:
         return f"{self.jobset}.{self.attr}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DerivationSubject:
+class DerivationSubject(Struct, frozen=True, kw_only=True):
     """A derivation that need not be a job."""
 
     derivation: int
@@ -55,8 +54,7 @@ class DerivationSubject:
         return self.path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobsetSubject:
+class JobsetSubject(Struct, frozen=True, kw_only=True):
     """A whole jobset."""
 
     jobset: JobsetName
@@ -186,8 +184,7 @@ def job_attrs(database: Database, jobset: JobsetName) -> list[str]:
 # --- A derivation ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildFacts:
+class BuildFacts(Struct, frozen=True, kw_only=True):
     """A derivation and its build."""
 
     id: int
@@ -203,8 +200,7 @@ class BuildFacts:
     bumped: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One attempt; `number` counts the derivation's attempts from 1, `id` all."""
 
     id: int
@@ -217,8 +213,7 @@ class Attempt:
     log_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputRow:
+class OutputRow(Struct, frozen=True, kw_only=True):
     """An output; the path is None where it is known only after the build."""
 
     name: str

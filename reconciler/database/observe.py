@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.database.file import Database
@@ -20,8 +21,7 @@ from reconciler.plan import ObservedEvaluation
 from reconciler.work import LiveBuild, WantedJob
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredJobset:
+class StoredJobset(Struct, frozen=True, kw_only=True):
     """A jobset's row with its evaluations, newest first."""
 
     name: JobsetName
@@ -30,8 +30,7 @@ class StoredJobset:
     evaluations: tuple[ObservedEvaluation, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """Something a person asks for."""
 
     id: int
@@ -301,8 +300,7 @@ def unqueued_requisites(database: Database, jobset: JobsetName, cache: CacheName
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushQueue:
+class PushQueue(Struct, frozen=True, kw_only=True):
     """A cache's queue at one time."""
 
     due: tuple[StorePath, ...]

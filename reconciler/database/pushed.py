@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.file import Database
 from reconciler.model import (
@@ -48,8 +49,7 @@ def queue_pushes(
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushChange:
+class PushChange(Struct, frozen=True, kw_only=True):
     """One path's new state in a cache's queue."""
 
     path: StorePath

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.database.file import Database
 from reconciler.model import BuilderName, BuildState, Outcome
@@ -16,8 +17,7 @@ MESSAGE_LENGTH = 4000
 """Characters of it that are shown; the database has the rest."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveAttempt:
+class LiveAttempt(Struct, frozen=True, kw_only=True):
     """An attempt that is being made."""
 
     attempt: int
@@ -28,8 +28,7 @@ class LiveAttempt:
     started_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedAttempt:
+class EndedAttempt(Struct, frozen=True, kw_only=True):
     """An attempt that has ended, and its build's state after it."""
 
     attempt: int
@@ -62,8 +61,7 @@ def live_attempts(database: Database) -> list[LiveAttempt]:
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuilderError:
+class BuilderError(Struct, frozen=True, kw_only=True):
     """Why an attempt on a builder came to nothing for reasons that were not the build's own."""
 
     at: float
@@ -143,8 +141,7 @@ def has_live_builds(database: Database) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(Struct, frozen=True, kw_only=True):
     """An evaluation, with what it yielded."""
 
     id: int
@@ -181,8 +178,7 @@ def evaluation(database: Database, subject: str) -> Evaluation | None:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """A line of the log of transitions."""
 
     id: int

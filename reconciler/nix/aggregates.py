@@ -7,9 +7,10 @@ both evaluators give the same derivation. (nix-eval-jobs would rewrite it.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
+
+from msgspec.structs import replace
 
 from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure
 from reconciler.nix.rows import Aggregate

@@ -6,12 +6,12 @@ Knows nothing of derivations.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Constructor:
+
+class Constructor(Struct, frozen=True):
     """`Name(argument,…)`; a tuple is a constructor without a name."""
 
     name: str

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from reconciler.errors import NixError
 from reconciler.model import DrvPath, StorePath
@@ -20,8 +22,7 @@ from reconciler.nix.aterm import Constructor, Term
 from reconciler.resources import PREFIX, is_need
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BasicDerivation:
+class BasicDerivation(Struct, frozen=True, kw_only=True):
     """A derivation. Strings that are no UTF-8 hold their bytes as surrogates: see `encoded`."""
 
     path: DrvPath

@@ -22,8 +22,9 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, assert_never
+
+from msgspec import Struct
 
 from reconciler import process
 from reconciler.model import EvaluationFailure
@@ -162,23 +163,19 @@ async def _settle(path: AttrPath, answer: _Answer, pool: _Pool, emit: Emit) -> N
     await pool.settle(path, found=found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Set:
+class _Set(Struct, frozen=True):
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(Struct, frozen=True):
     row: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
+class _Failed(Struct, frozen=True):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Died:
+class _Died(Struct, frozen=True):
     message: str
 
 

@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.errors import ConnectionLostError, NixError, UsageError
 from reconciler.nix.wire import CHUNK, PeerError, Reader
@@ -25,8 +26,7 @@ _TAIL = 8 * 1024
 """Bytes kept of the end of what a command writes to its stderr."""
 
 
-@dataclass(frozen=True, slots=True)
-class SocketEndpoint:
+class SocketEndpoint(Struct, frozen=True):
     """A daemon that listens on a Unix socket."""
 
     path: str
@@ -35,8 +35,7 @@ class SocketEndpoint:
         return f"the Nix daemon at {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class CommandEndpoint:
+class CommandEndpoint(Struct, frozen=True):
     """A command that speaks the protocol on its stdin and stdout: `nix-daemon --stdio`, or ssh
     to one. `environment` None passes our own on; `name` is what messages call it.
     """
@@ -164,8 +163,7 @@ class _CommandChannel(Channel):
             os.killpg(self._process.pid, number)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pipes:
+class _Pipes(Struct, frozen=True, kw_only=True):
     """Our ends of a child's standard streams.
 
     Our own rather than asyncio's, whose `wait` sees no exit while a pipe is left unread.

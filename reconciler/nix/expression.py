@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from reconciler.errors import UsageError
 from reconciler.model import EvaluationSettings
@@ -21,8 +22,7 @@ from reconciler.source import LockedFlake, LockedGit, LockedSource, LockedTree
 AttrPath = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationTask:
+class EvaluationTask(Struct, frozen=True, kw_only=True):
     """One evaluation, as an evaluator needs it."""
 
     expression: str

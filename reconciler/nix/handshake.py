@@ -6,7 +6,8 @@ Says what version and features both sides speak; sends no operation.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler.nix import protocol
 from reconciler.nix.endpoint import Channel
@@ -18,8 +19,7 @@ _ALLOWANCE = 64 * 1024
 _NAMES_ITSELF_SINCE: Version = (1, 33)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Greeting:
+class Greeting(Struct, frozen=True, kw_only=True):
     """What a daemon said of itself."""
 
     version: Version

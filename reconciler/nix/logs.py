@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from reconciler.nix.wire import PeerError, Reader
 
@@ -84,15 +85,13 @@ class _ResultKind(IntEnum):
 Field = int | str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A line for the user, outside any activity: a warning, most often."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityStarted:
+class ActivityStarted(Struct, frozen=True):
     """Something began. Of a BUILD, the first field is the derivation's path."""
 
     activity: int
@@ -102,15 +101,13 @@ class ActivityStarted:
     fields: tuple[Field, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityStopped:
+class ActivityStopped(Struct, frozen=True):
     """Something ended, well or not."""
 
     activity: int
 
 
-@dataclass(frozen=True, slots=True)
-class BuildLog:
+class BuildLog(Struct, frozen=True):
     """A line of a builder's output, raw, without its newline.
 
     A very long line comes in several records; `line_ends` is true of the last one.
@@ -121,16 +118,14 @@ class BuildLog:
     line_ends: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseStarted:
+class PhaseStarted(Struct, frozen=True):
     """A builder says which phase it has come to (stdenv does)."""
 
     activity: int
     phase: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far an activity is: bytes of a copy, builds of a closure."""
 
     activity: int
@@ -138,8 +133,7 @@ class Progress:
     expected: int
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityResult:
+class ActivityResult(Struct, frozen=True):
     """Any other news of an activity, as it came."""
 
     activity: int

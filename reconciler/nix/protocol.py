@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
+
+from msgspec import Struct, field
 
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.basic_derivation import BasicDerivation, encoded
@@ -108,8 +109,7 @@ _SUCCESSES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildResult:
+class BuildResult(Struct, frozen=True, kw_only=True):
     """What became of one derivation."""
 
     status: BuildStatus
@@ -127,8 +127,7 @@ class BuildResult:
     """Paths of the outputs asked for, also content-addressed ones; empty of a failure."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(Struct, frozen=True, kw_only=True):
     """What building or fetching some targets would take. Sizes in bytes."""
 
     will_build: frozenset[DrvPath]
@@ -147,8 +146,7 @@ class GarbageAction(IntEnum):
     DELETE_SPECIFIC = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GarbageOptions:
+class GarbageOptions(Struct, frozen=True, kw_only=True):
     """Which garbage to collect; `paths` only for DELETE_SPECIFIC."""
 
     action: GarbageAction = GarbageAction.DELETE_DEAD
@@ -157,8 +155,7 @@ class GarbageOptions:
     """Stop after so many bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Garbage:
+class Garbage(Struct, frozen=True, kw_only=True):
     """What a garbage collection found or deleted, and the bytes it freed."""
 
     paths: frozenset[str]
@@ -166,8 +163,7 @@ class Garbage:
     freed: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
+class ClientOptions(Struct, frozen=True, kw_only=True):
     """Settings a connection asks of its daemon; they hold for that connection only.
 
     An untrusted client's `settings` are ignored, with a Message in the log, but for a few

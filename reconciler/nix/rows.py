@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, StorePath
 
@@ -17,8 +18,7 @@ MAX_MESSAGE = 8192
 """Characters kept of an error's text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aggregate:
+class Aggregate(Struct, frozen=True, kw_only=True):
     """An aggregate job whose constituents are not yet resolved to names."""
 
     job: EvaluatedJob

@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from reconciler import process
 from reconciler.errors import NixError
@@ -15,8 +16,7 @@ OLDEST = (2, 24)
 TIMEOUT = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """Of the Nix on PATH, as configured on this machine."""
 
     version: str

@@ -16,9 +16,10 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 from reconciler.errors import ConnectionLostError, NixError, UsageError
 from reconciler.model import Builder
@@ -78,8 +79,7 @@ class SshError(ConnectionLostError):
 # --- The command line ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Address:
+class _Address(Struct, frozen=True, kw_only=True):
     user: str | None
     host: str
     port: int | None

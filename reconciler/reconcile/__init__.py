@@ -7,8 +7,9 @@ in the executor and come back as outcomes. A tick with nothing to do writes noth
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from hashlib import sha256
+
+from msgspec import Struct
 
 from reconciler.database import collected, declared, inspected, observe, usage
 from reconciler.errors import NixError
@@ -23,8 +24,7 @@ PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(Struct, frozen=True, kw_only=True):
     """What one pass came to."""
 
     plan: Plan

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from reconciler import outcomes as out
 from reconciler.database import built, collected, evaluated, inspected, observe, pushed

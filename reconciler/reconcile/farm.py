@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from reconciler import quarantine
 from reconciler.database import Database, built, declared, needs, observe
@@ -51,8 +52,7 @@ def calm_collector() -> None:
     gc.set_threshold(200_000, 50, 100)
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(Struct):
     """What this process knows of a jobset beyond the database."""
 
     busy: bool = False
@@ -62,8 +62,7 @@ class Progress:
     forced: str | None = None
 
 
-@dataclass(slots=True)
-class Away:
+class Away(Struct):
     """Outputs that are to be fetched: what trying came to."""
 
     not_before: float = 0.0
@@ -71,8 +70,7 @@ class Away:
     error: str | None = None
 
 
-@dataclass(slots=True)
-class Farm:
+class Farm(Struct):
     """See the module's text."""
 
     database: Database

@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.binary_cache import CACHE_INFO, open_cache
 from reconciler.binary_cache.collection import ABANDONED_AGE

@@ -6,10 +6,11 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.binary_cache import CACHE_INFO, Flaw, LocalNars, open_cache, reach
 from reconciler.binary_cache.landing import PAGE

@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from reconciler.binary_cache import (
     CACHE_INFO,
@@ -410,7 +410,7 @@ async def test_killed_when_the_first_files_appear(store: PrivateStore, suffix: s
 
 async def refusal(store: PrivateStore, **changes: str | None) -> str:
     """The message with which a cache is not opened."""
-    cache = replace(declare(store.root / "binary-cache"), **changes)  # type: ignore[arg-type]
+    cache = replace(declare(store.root / "binary-cache"), **changes)
     with pytest.raises(CacheError) as caught:
         async with open_cache(cache, store_dir=str(store.store_dir)):
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import resource
 import signal
@@ -11,11 +12,11 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.build import attempt, failures
 from reconciler.build.failures import Failure
@@ -77,7 +78,7 @@ def instantiate(staged: Daemon, attributes: str, *features: str) -> DrvPath:
 # --- What one derivation shows ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
     """A derivation that fails, the class, and what Nix says."""
 
@@ -438,7 +439,7 @@ def within(staged: Daemon, preparation: str) -> Daemon:
     assert isinstance(staged.endpoint, CommandEndpoint)
     unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "-r"]
     argv = (*unshare, "sh", "-euc", f'{preparation}; exec "$@"', "sh", *staged.endpoint.argv)
-    return replace(staged, endpoint=CommandEndpoint(argv, staged.environment))
+    return dataclasses.replace(staged, endpoint=CommandEndpoint(argv, staged.environment))
 
 
 def small(folder: Path, options: str) -> str:

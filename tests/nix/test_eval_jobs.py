@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.model import EvaluatedJob, EvaluationFailure, EvaluationSettings
 from reconciler.nix.evaluation import evaluate

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.model import (
     EvaluatedJob,

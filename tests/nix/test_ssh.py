@@ -9,10 +9,10 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler import config
 from reconciler.errors import ConnectionLostError, NixError, UsageError

@@ -127,6 +127,7 @@ rec {
             "cryptography"
             "hypothesis"
             "jsonschema"
+            "msgspec"
             "pytest"
             "pytest-asyncio"
             "pyyaml"
