@@ -78,6 +78,7 @@ def run(
     places = Places(state_dir=state_dir, environment=passed_on)
     ways = _Ways(once=once, stop_after=stop_after, observe=observe, manager=manager)
     with StateLock(state_dir):
+        places.clear()
         return asyncio.run(_run(config, places, ways))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
@@ -84,6 +85,16 @@ class Places(Struct, frozen=True):
     def host_keys(self) -> Path:
         """The pinned host keys of builders, as ssh reads them."""
         return self.state_dir / "ssh"
+
+    @property
+    def scratch(self) -> Path:
+        """What evaluations write while they run."""
+        return self.state_dir / "tmp"
+
+    def clear(self) -> None:
+        """Remove what a killed daemon's evaluations left; call it with the state locked."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(mode=0o700)
 
 
 async def resolve(jobset: Jobset, environment: Mapping[str, str]) -> Polled:
@@ -207,7 +218,12 @@ class Executor:
             try:
                 if locked.store_path is not None:
                     await self._store.protect([StorePath(locked.store_path)])
-                rows = evaluation.evaluate(locked, jobset, environment=self._places.environment)
+                rows = evaluation.evaluate(
+                    locked,
+                    jobset,
+                    environment=self._places.environment,
+                    work_dir=self._places.scratch,
+                )
                 async with contextlib.aclosing(rows):
                     async for row in rows:
                         if isinstance(row, EvaluatedJob):

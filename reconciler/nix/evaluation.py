@@ -42,15 +42,15 @@ async def evaluate(
     jobset: Jobset,
     *,
     environment: Mapping[str, str],
-    work_dir: Path | None = None,
+    work_dir: Path,
 ) -> AsyncGenerator[EvaluatedJob | EvaluationFailure, None]:
     """Evaluate; each job and each failure as it comes, in no order, aggregates last.
 
     A fault of the evaluation as a whole is a failure with an empty path, and what was found
     before stands. A job's derivation is protected from collection until the next item is asked
     for: by then it must be rooted. The copy of a local source (`locked.store_path`) must be
-    protected all the while. `work_dir` is an existing folder for temporary files (None:
-    the system's). Close the iterator (`contextlib.aclosing`) if it is left early: that ends the
+    protected all the while. `work_dir` is an existing folder for temporary files.
+    Close the iterator (`contextlib.aclosing`) if it is left early: that ends the
     processes.
     """
     with tempfile.TemporaryDirectory(prefix="evaluation-", dir=work_dir) as scratch:

@@ -71,7 +71,10 @@ class StandIn:
         )
         command.chmod(0o755)
         env = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
-        async with aclosing(evaluate(LOCKED, jobset(evaluation=settings), environment=env)) as rows:
+        wanted = jobset(evaluation=settings)
+        async with aclosing(
+            evaluate(LOCKED, wanted, environment=env, work_dir=self.folder)
+        ) as rows:
             return [row async for row in rows]
 
     @property

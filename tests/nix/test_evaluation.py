@@ -9,6 +9,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -54,7 +55,8 @@ def environment(store: PrivateStore, *, stand_in: bool = False) -> dict[str, str
 
 async def rows_of(wanted: Jobset, env: Mapping[str, str], *, work_dir: Path | None = None) -> Rows:
     locked = await lock(wanted.source, environment=env)
-    async with aclosing(evaluate(locked, wanted, environment=env, work_dir=work_dir)) as rows:
+    scratch = work_dir or Path(tempfile.gettempdir())
+    async with aclosing(evaluate(locked, wanted, environment=env, work_dir=scratch)) as rows:
         return [row async for row in rows]
 
 
@@ -328,7 +330,7 @@ async def test_jobs_come_while_evaluation_still_runs(store: PrivateStore, folder
     wanted = jobset(expression(folder, ENDLESS))
     env = environment(store)
     locked = await lock(wanted.source, environment=env)
-    async with aclosing(evaluate(locked, wanted, environment=env)) as rows:
+    async with aclosing(evaluate(locked, wanted, environment=env, work_dir=folder)) as rows:
         first = await anext(rows)
     assert first.attr == "a"
 
@@ -343,7 +345,7 @@ async def test_a_derivation_survives_collection_while_it_is_looked_at(
     env = environment(store)
     locked = await lock(wanted.source, environment=env)
     seen = 0
-    async with aclosing(evaluate(locked, wanted, environment=env)) as rows:
+    async with aclosing(evaluate(locked, wanted, environment=env, work_dir=folder)) as rows:
         async for row in rows:
             if isinstance(row, EvaluatedJob):
                 seen += 1
@@ -373,7 +375,9 @@ async def test_a_source_edited_in_the_meantime_is_evaluated_as_it_was(
     env = environment(store)
     locked = await lock(source, environment=env)
     expression(folder, '{ a = job "after"; }')
-    async with aclosing(evaluate(locked, jobset(source), environment=env)) as rows:
+    async with aclosing(
+        evaluate(locked, jobset(source), environment=env, work_dir=store.root)
+    ) as rows:
         assert [row.name async for row in rows if isinstance(row, EvaluatedJob)] == ["before"]
 
 
@@ -384,7 +388,9 @@ async def test_a_copy_that_was_collected_is_one_clear_failure(
     env = environment(store)
     locked = await lock(source, environment=env)
     store.run("nix-store", "--gc")
-    async with aclosing(evaluate(locked, jobset(source), environment=env)) as rows:
+    async with aclosing(
+        evaluate(locked, jobset(source), environment=env, work_dir=store.root)
+    ) as rows:
         (row,) = [row async for row in rows]
     assert isinstance(row, EvaluationFailure)
     assert "the copy of the source" in row.message
@@ -394,7 +400,9 @@ async def test_without_nix_there_is_one_clear_failure(store: PrivateStore) -> No
     source = GitSource(url="/srv/x", ref="0" * 40, file="release.nix")
     locked = await lock(source, environment=environment(store))
     env = {**environment(store), "PATH": "/nowhere"}
-    async with aclosing(evaluate(locked, jobset(source), environment=env)) as rows:
+    async with aclosing(
+        evaluate(locked, jobset(source), environment=env, work_dir=store.root)
+    ) as rows:
         (row,) = [row async for row in rows]
     assert isinstance(row, EvaluationFailure)
     assert row.message == "cannot run nix: it is not on PATH; install it"

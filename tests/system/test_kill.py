@@ -124,3 +124,4 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     )
     assert twice == []
     assert processes_with(str(trial.store.root)) == []
+    assert list((trial.root / "state" / "tmp").iterdir()) == []
