@@ -1,55 +1,5 @@
-"""The database's schema, as an append-only list of migrations.
+-- Everything from a declared jobset to a path in a cache.
 
-A released migration is never edited; a change is a further function at the end. States are text
-with a CHECK made from the enum in `model`, so a state unknown to the program cannot be stored.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Iterable
-
-from sqlite_utils import Database, Migrations
-
-migrations = Migrations("reconciler")
-
-
-def _one_of(values: Iterable[str]) -> str:
-    return "(" + ", ".join(f"'{value}'" for value in values) + ")"
-
-
-# Each migration spells its states out: the enum may grow later, a released migration may not.
-_EVALUATION_1 = _one_of(["pending", "running", "succeeded", "failed", "superseded"])
-_BUILD_1 = _one_of(
-    [
-        "queued",
-        "building",
-        "succeeded",
-        "failed",
-        "timed-out",
-        "log-limit",
-        "output-limit",
-        "not-deterministic",
-        "cancelled",
-        "substituted",
-    ]
-)
-_PUSH_1 = _one_of(["pending", "pushing", "pushed", "failed"])
-_OUTCOME_1 = _one_of(
-    [
-        "succeeded",
-        "failed",
-        "timed-out",
-        "log-limit",
-        "output-limit",
-        "not-deterministic",
-        "cancelled",
-        "infrastructure",
-        "interrupted",
-    ]
-)
-_VERB_1 = _one_of(["trigger", "retry", "cancel", "bump", "suspend", "resume"])
-
-_SCHEMA_1 = f"""
 CREATE TABLE generation (
     id INTEGER PRIMARY KEY,
     digest TEXT NOT NULL,
@@ -78,7 +28,7 @@ CREATE TABLE cache (
 CREATE TABLE evaluation (
     id INTEGER PRIMARY KEY,
     jobset INTEGER NOT NULL REFERENCES jobset(id),
-    state TEXT NOT NULL CHECK (state IN {_EVALUATION_1}),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'superseded')),
     fingerprint TEXT NOT NULL,
     locked TEXT NOT NULL,
     cause TEXT NOT NULL,
@@ -134,7 +84,7 @@ CREATE INDEX job_derivation ON job(derivation);
 
 CREATE TABLE build (
     derivation INTEGER PRIMARY KEY REFERENCES derivation(id) ON DELETE CASCADE,
-    state TEXT NOT NULL CHECK (state IN {_BUILD_1}),
+    state TEXT NOT NULL CHECK (state IN ('queued', 'building', 'succeeded', 'failed', 'timed-out', 'log-limit', 'output-limit', 'not-deterministic', 'cancelled', 'substituted')),
     queued_at REAL NOT NULL,
     finished_at REAL,
     not_before REAL NOT NULL DEFAULT 0,
@@ -149,7 +99,7 @@ CREATE TABLE attempt (
     builder TEXT NOT NULL,
     started_at REAL NOT NULL,
     finished_at REAL,
-    outcome TEXT CHECK (outcome IN {_OUTCOME_1}),
+    outcome TEXT CHECK (outcome IN ('succeeded', 'failed', 'timed-out', 'log-limit', 'output-limit', 'not-deterministic', 'cancelled', 'infrastructure', 'interrupted')),
     message TEXT,
     log_bytes INTEGER,
     CHECK ((finished_at IS NULL) = (outcome IS NULL))
@@ -184,7 +134,7 @@ CREATE TABLE push (
     cache INTEGER NOT NULL REFERENCES cache(id) ON DELETE CASCADE,
     path TEXT NOT NULL,
     position INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN {_PUSH_1}),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'pushing', 'pushed', 'failed')),
     queued_at REAL NOT NULL,
     finished_at REAL,
     failures INTEGER NOT NULL DEFAULT 0,
@@ -204,7 +154,7 @@ CREATE TABLE push_root (
 
 CREATE TABLE request (
     id INTEGER PRIMARY KEY,
-    verb TEXT NOT NULL CHECK (verb IN {_VERB_1}),
+    verb TEXT NOT NULL CHECK (verb IN ('trigger', 'retry', 'cancel', 'bump', 'suspend', 'resume')),
     subject TEXT NOT NULL,
     who TEXT NOT NULL,
     why TEXT NOT NULL,
@@ -232,85 +182,3 @@ CREATE TABLE event (
     after TEXT,
     cause TEXT NOT NULL
 ) STRICT;
-"""
-
-
-def _run(database: Database, script: str) -> None:
-    """Execute statements one by one: `executescript` would commit the migration's transaction."""
-    for statement in script.split(";\n"):
-        if statement.strip():
-            database.execute(statement)
-
-
-@migrations()
-def m001_first(database: Database) -> None:
-    """Everything from a declared jobset to a path in a cache."""
-    _run(database, _SCHEMA_1)
-
-
-@migrations()
-def m002_charges(database: Database) -> None:
-    """Who an attempt was made for: a jobset that goes takes its part with it."""
-    _run(
-        database,
-        """
-CREATE TABLE charge (
-    attempt INTEGER NOT NULL REFERENCES attempt(id) ON DELETE CASCADE,
-    jobset INTEGER NOT NULL REFERENCES jobset(id) ON DELETE CASCADE,
-    PRIMARY KEY (attempt, jobset)
-) STRICT, WITHOUT ROWID;
-
-CREATE INDEX charge_jobset ON charge(jobset);
-""",
-    )
-
-
-_INSPECTION_3 = _one_of(["sample", "whole"])
-
-
-@migrations()
-def m003_inspections(database: Database) -> None:
-    """When caches were looked at, and what has to be sent or built again."""
-    _run(
-        database,
-        f"""
--- When it was last seen to be there, by a push or by looking.
-ALTER TABLE push ADD COLUMN checked_at REAL;
--- What the cache has is of no use.
-ALTER TABLE push ADD COLUMN resend INTEGER NOT NULL DEFAULT 0;
-UPDATE push SET checked_at = finished_at WHERE state = 'pushed';
-CREATE INDEX push_checked ON push(cache, checked_at) WHERE state = 'pushed';
-
-CREATE TABLE inspection (
-    cache INTEGER NOT NULL REFERENCES cache(id) ON DELETE CASCADE,
-    scope TEXT NOT NULL CHECK (scope IN {_INSPECTION_3}),
-    at REAL NOT NULL,
-    paths INTEGER NOT NULL,
-    flawed INTEGER NOT NULL,
-    PRIMARY KEY (cache, scope)
-) STRICT, WITHOUT ROWID;
-
--- Derivations whose outputs a cache and the store have both lost, and for what evaluation they are
--- built again: wanted as jobs are, until they are pushed.
-CREATE TABLE rebuild (
-    derivation INTEGER NOT NULL REFERENCES derivation(id) ON DELETE CASCADE,
-    evaluation INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
-    PRIMARY KEY (derivation, evaluation)
-) STRICT, WITHOUT ROWID;
-
-CREATE INDEX rebuild_evaluation ON rebuild(evaluation);
-""",
-    )
-
-
-@migrations()
-def m004_retention(database: Database) -> None:
-    """Since when nothing needs a path that was pushed, and when that was found out."""
-    _run(
-        database,
-        """
-ALTER TABLE push ADD COLUMN unwanted_at REAL;
-CREATE INDEX push_unwanted ON push(cache, unwanted_at) WHERE unwanted_at IS NOT NULL;
-ALTER TABLE cache ADD COLUMN marked_at REAL;
-""",
-    )
