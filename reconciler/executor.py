@@ -8,7 +8,6 @@ database, except that `Ingest` stores an evaluation's jobs as they stream in.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
@@ -23,15 +22,14 @@ from reconciler.build import log as build_log
 from reconciler.build.pool import Pool
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError, UsageError
+from reconciler.evaluating import Evaluating
 from reconciler.fetching import Wanted
-from reconciler.ingest import Ingest, Ingested
+from reconciler.ingest import Ingest
 from reconciler.model import (
     AttemptResult,
     Builder,
     Cache,
     DrvPath,
-    EvaluatedJob,
-    EvaluationFailure,
     Jobset,
     JobsetName,
     StorePath,
@@ -39,11 +37,9 @@ from reconciler.model import (
 from reconciler.model import (
     Outcome as AttemptOutcome,
 )
-from reconciler.nix import evaluation
 from reconciler.outcomes import (
     Built,
     Closed,
-    Discovered,
     Evaluated,
     EvaluationStarted,
     Faulted,
@@ -60,9 +56,6 @@ MAX_EVALUATIONS = 2
 
 HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
 """Seconds before each try to root something, while the Nix daemon does not answer."""
-
-MAX_BATCH = 10_000
-"""Jobs that are ingested in one go."""
 
 
 class Places(Struct, frozen=True):
@@ -199,7 +192,17 @@ class Executor:
         try:
             async with self._evaluators:
                 self._report(EvaluationStarted(evaluation=number))
-                error = await self._stream(jobset, locked, number, known)
+                error = await Evaluating(
+                    jobset=jobset,
+                    locked=locked,
+                    number=number,
+                    known=known,
+                    store=self._store,
+                    ingest=self.ingest,
+                    environment=self._places.environment,
+                    scratch=self._places.scratch,
+                    report=self._report,
+                ).run()
         except (NixError, OSError) as problem:
             fault = f"the evaluation was cut off, and is tried again: {problem}"
         except ReconcilerError as problem:
@@ -207,85 +210,6 @@ class Executor:
         finally:
             self._evaluations.pop(jobset.name, None)
             self._report(Evaluated(jobset=jobset.name, evaluation=number, error=error, fault=fault))
-
-    async def _stream(
-        self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]
-    ) -> str | None:
-        """Ingest rows as they come; what came while a batch was stored is the next batch."""
-        arrived: asyncio.Queue[EvaluatedJob | EvaluationFailure | None] = asyncio.Queue(MAX_BATCH)
-
-        async def read() -> None:
-            try:
-                if locked.store_path is not None:
-                    await self._store.protect([StorePath(locked.store_path)])
-                rows = evaluation.evaluate(
-                    locked,
-                    jobset,
-                    environment=self._places.environment,
-                    work_dir=self._places.scratch,
-                )
-                async with contextlib.aclosing(rows):
-                    async for row in rows:
-                        if isinstance(row, EvaluatedJob):
-                            # The evaluator protects it only until the next row is asked for.
-                            await self._store.protect([StorePath(row.drv_path)])
-                        await arrived.put(row)
-            except asyncio.CancelledError:
-                raise  # nobody takes rows any more
-            except BaseException:
-                await arrived.put(None)
-                raise
-            await arrived.put(None)
-
-        reader = asyncio.ensure_future(read())
-        jobs_seen, whole_failures = 0, []
-        try:
-            while batch := await _batch(arrived):
-                jobs = [row for row in batch if isinstance(row, EvaluatedJob)]
-                failures = [row for row in batch if isinstance(row, EvaluationFailure)]
-                whole_failures += [row.message for row in failures if not row.attr_path]
-                jobs_seen += len(jobs)
-                await self._ingest_batch(jobset, number, jobs, failures, known)
-            await reader
-        finally:
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ReconcilerError):
-                await reader
-        if whole_failures:
-            return whole_failures[0]
-        return None if jobs_seen else "no jobs: the evaluation yielded none"
-
-    async def _ingest_batch(
-        self,
-        jobset: Jobset,
-        number: int,
-        jobs: list[EvaluatedJob],
-        failures: list[EvaluationFailure],
-        known: Collection[DrvPath],
-    ) -> None:
-        roots = {job.drv_path for job in jobs}
-        await self._store.hold(number, roots)
-        batch = await self.ingest.add(
-            number,
-            jobs,
-            [each for each in failures if each.attr_path],
-            in_graph=known,
-            now=time.time(),
-        )
-        away = await self._away(jobs, batch)
-        self._report(Discovered(jobset=jobset.name, evaluation=number, batch=batch, away=away))
-
-    async def _away(self, jobs: Collection[EvaluatedJob], batch: Ingested) -> tuple[int, ...]:
-        """The jobs that exist, but not here."""
-        live = {*batch.live}
-        outputs = {
-            key: {path for path in job.outputs.values() if path is not None}
-            for job in jobs
-            if (key := batch.jobs[job.drv_path]) not in live
-        }
-        asked = {path for each in outputs.values() for path in each}
-        here = await self._store.valid(asked) if asked else frozenset[StorePath]()
-        return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
 
     # --- Builds ----------------------------------------------------------------------------
 
@@ -471,19 +395,3 @@ class Executor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.rest()
         await self._store.close()
-
-
-async def _batch(
-    arrived: asyncio.Queue[EvaluatedJob | EvaluationFailure | None],
-) -> list[EvaluatedJob | EvaluationFailure]:
-    """All that has arrived; empty at the end."""
-    rows: list[EvaluatedJob | EvaluationFailure] = []
-    row = await arrived.get()
-    while row is not None:
-        rows.append(row)
-        if arrived.empty():
-            break
-        row = arrived.get_nowait()
-    if row is None and rows:
-        arrived.put_nowait(None)
-    return rows

@@ -22,7 +22,7 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"collecting", "fetching", "inspecting"},
+    {"collecting", "evaluating", "fetching", "inspecting"},
     {"pushing"},
     {"outcomes"},
     {"ingest", "store"},

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from reconciler import executor
+from reconciler import evaluating
 from tests.support.trial import Trial
 from tests.system.conftest import trial
 
@@ -20,7 +20,7 @@ def test_more_rows_than_the_queue_holds_are_all_stored(
     batch: int,
 ) -> None:
     """An evaluation that ends while the queue is full has to be noticed."""
-    monkeypatch.setattr(executor, "MAX_BATCH", batch)
+    monkeypatch.setattr(evaluating, "MAX_BATCH", batch)
     jobs = " ".join(f'j{n} = job "j{n}" "echo > $out";' for n in range(20))
     trial.declare({"it": f'{{ {jobs} bad = throw "no"; }}'})
     assert trial.once()

@@ -1,0 +1,122 @@
+"""One evaluation at work: its jobs are rooted and ingested as they come.
+
+It yields outcomes and the error of the whole; when to evaluate, and what its end means, is decided
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from reconciler.errors import ReconcilerError
+from reconciler.ingest import Ingest, Ingested
+from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, Jobset, StorePath
+from reconciler.nix import evaluation
+from reconciler.outcomes import Discovered
+from reconciler.source import LockedSource
+from reconciler.store import Store
+
+MAX_BATCH = 10_000
+"""Jobs that are ingested in one go."""
+
+Row = EvaluatedJob | EvaluationFailure
+
+
+class Evaluating(Struct, frozen=True, kw_only=True):
+    """An evaluation and what it works with."""
+
+    jobset: Jobset
+    locked: LockedSource
+    number: int
+    known: Collection[DrvPath]
+    """What the live graph holds, as it changes."""
+    store: Store
+    ingest: Ingest
+    environment: Mapping[str, str]
+    scratch: Path
+    report: Callable[[Discovered], None]
+
+    async def run(self) -> str | None:
+        """Evaluate; what came while a batch was stored is the next batch. Gives the error."""
+        arrived: asyncio.Queue[Row | None] = asyncio.Queue(MAX_BATCH)
+        reader = asyncio.ensure_future(self._read(arrived))
+        jobs_seen, whole_failures = 0, []
+        try:
+            while batch := await _batch(arrived):
+                jobs = [row for row in batch if isinstance(row, EvaluatedJob)]
+                failures = [row for row in batch if isinstance(row, EvaluationFailure)]
+                whole_failures += [row.message for row in failures if not row.attr_path]
+                jobs_seen += len(jobs)
+                await self._take(jobs, [each for each in failures if each.attr_path])
+            await reader
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ReconcilerError):
+                await reader
+        if whole_failures:
+            return whole_failures[0]
+        return None if jobs_seen else "no jobs: the evaluation yielded none"
+
+    async def _read(self, arrived: asyncio.Queue[Row | None]) -> None:
+        """Pass rows on; None at the end."""
+        try:
+            if self.locked.store_path is not None:
+                await self.store.protect([StorePath(self.locked.store_path)])
+            rows = evaluation.evaluate(
+                self.locked, self.jobset, environment=self.environment, work_dir=self.scratch
+            )
+            async with contextlib.aclosing(rows):
+                async for row in rows:
+                    if isinstance(row, EvaluatedJob):
+                        # The evaluator protects it only until the next row is asked for.
+                        await self.store.protect([StorePath(row.drv_path)])
+                    await arrived.put(row)
+        except asyncio.CancelledError:
+            raise  # nobody takes rows any more
+        except BaseException:
+            await arrived.put(None)
+            raise
+        await arrived.put(None)
+
+    async def _take(self, jobs: list[EvaluatedJob], failures: list[EvaluationFailure]) -> None:
+        """Root and ingest a batch, and tell of it."""
+        await self.store.hold(self.number, {job.drv_path for job in jobs})
+        batch = await self.ingest.add(
+            self.number, jobs, failures, in_graph=self.known, now=time.time()
+        )
+        away = await self._away(jobs, batch)
+        self.report(
+            Discovered(jobset=self.jobset.name, evaluation=self.number, batch=batch, away=away)
+        )
+
+    async def _away(self, jobs: Collection[EvaluatedJob], batch: Ingested) -> tuple[int, ...]:
+        """The jobs that exist, but not here."""
+        live = {*batch.live}
+        outputs = {
+            key: {path for path in job.outputs.values() if path is not None}
+            for job in jobs
+            if (key := batch.jobs[job.drv_path]) not in live
+        }
+        asked = {path for each in outputs.values() for path in each}
+        here = await self.store.valid(asked) if asked else frozenset[StorePath]()
+        return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
+
+
+async def _batch(arrived: asyncio.Queue[Row | None]) -> list[Row]:
+    """All that has arrived; empty at the end."""
+    rows: list[Row] = []
+    row = await arrived.get()
+    while row is not None:
+        rows.append(row)
+        if arrived.empty():
+            break
+        row = arrived.get_nowait()
+    if row is None and rows:
+        arrived.put_nowait(None)
+    return rows
