@@ -44,6 +44,7 @@ __all__ = [
     "EvaluationState",
     "FlakeSource",
     "GitSource",
+    "Incremental",
     "Jobset",
     "JobsetName",
     "Limits",
@@ -53,12 +54,14 @@ __all__ = [
     "OutputFact",
     "PathInfo",
     "PathSource",
+    "Protocol",
     "PushScope",
     "PushState",
     "ResourceRule",
     "Retry",
     "Source",
     "StorePath",
+    "Strategy",
     "Upstream",
 ]
 
@@ -125,6 +128,43 @@ class ResourceRule(Struct, frozen=True, kw_only=True):
     needs: Needs
 
 
+class Protocol(StrEnum):
+    """How a base reaches the expressions of a jobset."""
+
+    GARNIX = "garnix"
+    CACHE_NIX = "cache.nix"
+    ARG = "arg"
+
+
+class Strategy(StrEnum):
+    """How a base reaches a build."""
+
+    PURE = "pure"
+
+
+class Incremental(Struct, frozen=True, kw_only=True):
+    """How a jobset's builds start from what earlier ones left."""
+
+    enable: bool = False
+    protocols: tuple[Protocol, ...] = ()
+    """Never empty where the source has one that fits, unless the document says so."""
+    strategy: Strategy = Strategy.PURE
+    parents: int = 20
+    """Commits that are searched for a base, along first parents."""
+    fallback_branch: str | None = "main"
+    max_depth: int = 20
+    """Incremental builds that may follow a full one."""
+    full_every: float | None = 7 * 86400.0
+    """Seconds after which a chain's full build is too old; None: never."""
+    audit_fraction: float = 0.05
+    audit_before_release: bool = False
+    per_slot: int = 3
+    """Bases kept of each job and branch."""
+    max_size: int = 20 * 2**30
+    """Bytes of all bases of the jobset together."""
+    retry_clean: bool = True
+
+
 class Jobset(Struct, frozen=True, kw_only=True):
     """A declared jobset."""
 
@@ -145,6 +185,7 @@ class Jobset(Struct, frozen=True, kw_only=True):
     retry: Retry
     evaluation: EvaluationSettings
     resources: tuple[ResourceRule, ...] = ()
+    incremental: Incremental = Incremental()
 
 
 class Builder(Struct, frozen=True, kw_only=True):
@@ -206,6 +247,9 @@ class Cache(Struct, frozen=True, kw_only=True):
     """It is ours: what no kept evaluation needs is deleted."""
     grace_period: float = 604800.0
     """Seconds for which that waits."""
+    ssh_key_file: str | None = None
+    """As of a builder, for the store of another machine."""
+    public_host_key: str | None = None
 
     @property
     def key_files(self) -> tuple[str, ...]:

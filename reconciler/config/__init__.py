@@ -26,14 +26,17 @@ from reconciler.model import (
     EvaluationSettings,
     FlakeSource,
     GitSource,
+    Incremental,
     Jobset,
     JobsetName,
     Limits,
     PathSource,
+    Protocol,
     PushScope,
     ResourceRule,
     Retry,
     Source,
+    Strategy,
     Upstream,
 )
 from reconciler.problems import ConfigError, Problem
@@ -113,9 +116,10 @@ def _desired(completed: dict[str, Any]) -> Desired:
 
 def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
     limits, retry, evaluation = value["limits"], value["retry"], value["evaluation"]
+    source = _source(value["source"])
     return Jobset(
         name=name,
-        source=_source(value["source"]),
+        source=source,
         attributes=_names(value["attributes"]),
         systems=_names(value["systems"]),
         interval=_seconds(value["interval"]),
@@ -141,6 +145,27 @@ def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
             ResourceRule(match=rule["match"], needs=frozenset(_amounts(rule["needs"]).items()))
             for rule in value["resources"]
         ),
+        incremental=_incremental(source, value["incremental"]),
+    )
+
+
+def _incremental(source: Source, value: dict[str, Any]) -> Incremental:
+    usual = Protocol.GARNIX if isinstance(source, FlakeSource) else Protocol.ARG
+    protocols = _names(value["protocols"])
+    search, chain, retention = value["search"], value["chain"], value["retention"]
+    return Incremental(
+        enable=value["enable"],
+        protocols=(usual,) if protocols is None else tuple(map(Protocol, protocols)),
+        strategy=Strategy(value["strategy"]),
+        parents=search["parents"],
+        fallback_branch=search["fallbackBranch"],
+        max_depth=chain["maxDepth"],
+        full_every=_seconds(chain["fullEvery"]),
+        audit_fraction=float(value["audit"]["fraction"]),
+        audit_before_release=value["audit"]["beforeRelease"],
+        per_slot=retention["perSlot"],
+        max_size=size(retention["maxSize"]),
+        retry_clean=value["retryClean"],
     )
 
 

@@ -34,6 +34,14 @@ _PROCESSORS = {
 }
 """Other systems' names for them, and Nix's."""
 
+_PROTOCOLS = {"flake": ("garnix", "cache.nix"), "git": ("cache.nix", "arg"), "path": ("arg",)}
+"""By kind of source: how a base can reach its expressions."""
+_NEEDS = {
+    "garnix": "a flake, with an input called garnix-incrementalize",
+    "cache.nix": "a git repository, to put a commit on top of the source's",
+    "arg": "a file with a function that takes the argument incrementalBases",
+}
+
 Refusal = tuple[list[str | int], str, str]
 """Document path, message and mend."""
 
@@ -94,6 +102,23 @@ def _jobset(
         git = source.get("git")
         if isinstance(git, dict):
             yield from _password([*at, "source", "git", "url"], git.get("url"))
+        yield from _protocols([*at, "incremental", "protocols"], source, jobset)
+
+
+def _protocols(
+    at: list[str | int], source: dict[str, Json], jobset: dict[str, Json]
+) -> Iterator[Refusal]:
+    """Refuse ways by which no base could ever reach the source's expressions."""
+    incremental = jobset.get("incremental")
+    protocols = incremental.get("protocols") if isinstance(incremental, dict) else None
+    kind = next((kind for kind in _PROTOCOLS if kind in source), None)
+    for index, protocol in enumerate(protocols if isinstance(protocols, list) else ()):
+        if not isinstance(protocol, str) or kind is None:
+            continue
+        if protocol in _NEEDS and protocol not in _PROTOCOLS[kind]:
+            message = f"{quote(protocol)} needs {_NEEDS[protocol]}"
+            fitting = " or ".join(quote(each) for each in _PROTOCOLS[kind])
+            yield [*at, index], message, f"for this source write {fitting}"
 
 
 def _resource_rules(

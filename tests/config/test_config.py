@@ -22,9 +22,11 @@ from reconciler.model import (
     EvaluationSettings,
     FlakeSource,
     GitSource,
+    Incremental,
     JobsetName,
     Limits,
     PathSource,
+    Protocol,
     PushScope,
     ResourceRule,
     Retry,
@@ -57,6 +59,15 @@ jobsets:
       timeout: 20m
       allowImportFromDerivation: true
       pure: false
+    incremental:
+      enable: true
+      protocols: [cache.nix, arg]
+      strategy: pure
+      search: {{parents: 5, fallbackBranch: trunk}}
+      chain: {{maxDepth: 3, fullEvery: 1d}}
+      audit: {{fraction: 1, beforeRelease: true}}
+      retention: {{perSlot: 2, maxSize: 1GiB}}
+      retryClean: false
 builders:
   local: {{maxJobs: 2, speedFactor: 2.0}}
   big:
@@ -112,6 +123,19 @@ def test_every_key_reaches_the_model() -> None:
     assert jobset.evaluation == EvaluationSettings(
         workers=2, max_memory=2**33, timeout=1200.0, allow_import_from_derivation=True, pure=False
     )
+    assert jobset.incremental == Incremental(
+        enable=True,
+        protocols=(Protocol.CACHE_NIX, Protocol.ARG),
+        parents=5,
+        fallback_branch="trunk",
+        max_depth=3,
+        full_every=86400.0,
+        audit_fraction=1.0,
+        audit_before_release=True,
+        per_slot=2,
+        max_size=2**30,
+        retry_clean=False,
+    )
     assert desired.builders[BuilderName("big")] == Builder(
         name=BuilderName("big"),
         uri="ssh-ng://nix@big.example.org",
@@ -133,6 +157,21 @@ def test_every_key_reaches_the_model() -> None:
     assert cache.credentials_file == "/run/keys/s3"
     assert (cache.compression, cache.push) == (Compression.XZ, PushScope.ALL)
     assert cache.upstreams == (Upstream(url="https://cache.nixos.org", public_key=KEY),)
+
+
+@pytest.mark.parametrize(
+    ("source", "protocol"),
+    [
+        ("flake: 'git+https://x'", Protocol.GARNIX),
+        ("{path: /x, file: a.nix}", Protocol.ARG),
+        ("{git: {url: 'https://x'}, file: a.nix}", Protocol.ARG),
+    ],
+)
+def test_a_base_reaches_a_source_by_the_way_that_fits(source: str, protocol: Protocol) -> None:
+    source = source if source.startswith("{") else f"{{{source}}}"
+    desired = read(f"jobsets: {{a: {{source: {source}}}}}")
+    # What is said nowhere is as the model has it.
+    assert desired.jobsets[JobsetName("a")].incremental == Incremental(protocols=(protocol,))
 
 
 def test_an_empty_document_of_braces_declares_one_local_builder_with_one_slot() -> None:
@@ -341,6 +380,24 @@ WRONG = [
     (J + "retry: ^^[]}}", "jobsets.a.retry", "must be a mapping, is a list"),
     (J + "evaluation: {workers: ^^0}}}", "jobsets.a.evaluation.workers", "from 1 to 256"),
     (J + "evaluation: {maxMemory: ^^0B}}}", "jobsets.a.evaluation.maxMemory", "more than zero"),
+    (J + "incremental: {strategy: ^^hidden}}}", "jobsets.a.incremental.strategy", "allowed: pure"),
+    ("jobsets: {a: {source: {path: /x}, incremental: {protocols: [^^garnix]}}}",
+     "jobsets.a.incremental.protocols[0]",
+     'a flake, with an input called garnix-incrementalize; for this source write "arg"'),
+    ("jobsets: {a: {source: {path: /x}, incremental: {protocols: [arg, ^^cache.nix]}}}",
+     "jobsets.a.incremental.protocols[1]", "needs a git repository"),
+    (J + "incremental: {protocols: [^^arg]}}}", "jobsets.a.incremental.protocols[0]",
+     'write "garnix" or "cache.nix"'),
+    (J + "incremental: {protocols: [^^cachix]}}}", "jobsets.a.incremental.protocols[0]",
+     'did you mean "cache.nix"?'),
+    (J + "incremental: {audit: {fraction: ^^5}}}}", "jobsets.a.incremental.audit.fraction",
+     "from 0 to 1"),
+    (J + "incremental: {chain: {maxDepth: ^^0}}}}", "jobsets.a.incremental.chain.maxDepth",
+     "write enable: false"),
+    (J + "incremental: {retention: {maxSize: ^^20G}}}}",
+     "jobsets.a.incremental.retention.maxSize", 'write "20GiB"'),
+    (J + "incremental: {search: {fallbackBranch: ^^-x}}}}",
+     "jobsets.a.incremental.search.fallbackBranch", "the name of a branch"),
     (J + "caches: [^^mian]}}\ncaches: {main: {uri: 'file:/x'}}", "jobsets.a.caches[0]",
      'there is no cache "mian"; did you mean "main"? (declared: main)'),
     (J + "caches: [^^main]}}", "jobsets.a.caches[0]", "declare it: caches: {main: {uri: …}}"),
