@@ -1,6 +1,7 @@
 # make            a virtual environment in .venv, and Nix where there is none
 # make demo       run examples/quickstart        (make clean-demo removes it)
 # make test       all tests                      (ARGS="-k scheduler" for some)
+# make test-long  what takes minutes: a thousand builds into caches over bad lines, killed ten times
 # make test-nixos NIXPKGS=DIR   the module on a whole system; DIR has nixpkgs' lib and nixos
 # make test-systemd   the unit under a real systemd, in a container (as root, on Debian)
 # make check      style, types, architecture     (make format mends style)
@@ -32,7 +33,7 @@ TEST = $(RUN) RECONCILER_NIX_BIN='$(NIX_BIN)' RECONCILER_TEST_NIX_OLD='$(OLD_NIX
 
 # Two installations at once would wait for, or fail on, apt's lock.
 .NOTPARALLEL:
-.PHONY: all venv nix old-nix tools demo clean-demo test test-nixos test-systemd check format bench bench-quick lock clean
+.PHONY: all venv nix old-nix tools demo clean-demo test test-long test-nixos test-systemd check format bench bench-quick lock clean
 
 all: venv nix
 
@@ -62,6 +63,9 @@ clean-demo:
 
 test: venv nix old-nix tools
 	$(TEST) pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-long: venv nix old-nix tools
+	$(TEST) pytest -s tests/system/long_siege.py $(ARGS)
 
 test-nixos: venv nix
 	@[ -d '$(NIXPKGS)/nixos' ] || { echo "name a tree with nixpkgs' lib and nixos: make test-nixos NIXPKGS=DIR" >&2; exit 2; }
