@@ -38,6 +38,7 @@ def _declared(desired: Desired) -> Iterator[tuple[str, str, dict[str, str | None
         files = {
             "signingKeyFile": cache.signing_key_file,
             "credentialsFile": cache.credentials_file,
+            "sshKeyFile": cache.ssh_key_file,
             **{f"signingKeyFiles[{n}]": file for n, file in enumerate(cache.signing_key_files)},
         }
         yield "cache", cache.name, files

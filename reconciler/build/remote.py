@@ -96,8 +96,9 @@ class RemoteBuilder:
     async def connect(self) -> Connection:
         """Open a connection. Raises SshError, of the builder's condition, or UsageError."""
         async with self._opening:
+            peer = ssh.peer_of(self.builder)
             return await ssh.connect(
-                self.builder, self._folder, options=OPTIONS, environment=self._environment
+                peer, self._folder, options=OPTIONS, environment=self._environment
             )
 
     def place(self, connection: Connection, local: Connection) -> There:

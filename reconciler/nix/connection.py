@@ -47,10 +47,13 @@ from reconciler.nix.protocol import (
     Operation,
 )
 from reconciler.nix.session import Session
-from reconciler.nix.wire import WORD_SIZE, PeerError, Reader, string, strings, word
+from reconciler.nix.wire import PeerError, Reader, string, strings, word
 
 T = TypeVar("T")
 
+_AT_ONCE = 200
+"""Questions sent before the first answer is read. More than a pipe holds (64 KiB, a few hundred of
+them), and both sides would wait for the other to read."""
 _ABOUT_ONE = 16 * 1024 * 1024
 """Bytes an answer about one path or one build may take."""
 _ABOUT_ALL = 512 * 1024 * 1024
@@ -151,11 +154,18 @@ class Connection:
 
     async def query_path_info(self, path: StorePath) -> PathInfo | None:
         """What is known of a path; None if it is not valid."""
+        return (await self.query_path_infos((path,))).get(path)
+
+    async def query_path_infos(self, paths: Sequence[StorePath]) -> dict[StorePath, PathInfo]:
+        """The same for many, asked at once; those that are not valid are left out."""
+        asked = iter(paths)
 
         async def read(reader: Reader) -> PathInfo | None:
+            path = next(asked)
             return await protocol.read_path_info(reader, path) if await reader.word() else None
 
-        return await self._call(f"describe {path}", Operation.QUERY_PATH_INFO, string(path), read)
+        found = await self._calls("describe", Operation.QUERY_PATH_INFO, paths, read)
+        return {info.path: info for info in found if info is not None}
 
     async def query_missing(self, targets: Iterable[str]) -> Missing:
         """What it would take to have the targets: store paths, or `DRV!OUTPUT,…` or `DRV!*`."""
@@ -261,16 +271,9 @@ class Connection:
 
     async def add_temp_roots(self, paths: Iterable[StorePath]) -> None:
         """The same for many, asked at once: one wait for a peer that is far away."""
-        requests = [word(Operation.ADD_TEMP_ROOT) + string(path) for path in paths]
-        if not requests:
-            return
-        async with self._session.exchange(f"keep {len(requests)} paths", unhurried=True) as reader:
-            await self._session.send(*requests, several=True)
-            for _ in requests:
-                await self._session.work(ignore)
-                reader.allow(WORD_SIZE)
-                await reader.word()
-            self._session.finish()
+        await self._calls(
+            "keep", Operation.ADD_TEMP_ROOT, tuple(paths), Reader.word, unhurried=True
+        )
 
     async def add_indirect_root(self, link: str) -> None:
         """Make a symbolic link, anywhere, a root for as long as it points into the store."""
@@ -350,22 +353,29 @@ class Connection:
         nar: Callable[[PathInfo], AsyncGenerator[bytes, None]],
         *,
         check_signatures: bool = True,
+        repair: bool = False,
         on_log: LogHandler = ignore,
     ) -> None:
         """Add paths in one go, references before referrers; `nar` gives the contents of each.
 
         Only a daemon that trusts us leaves signatures unchecked. What was added before one that is
-        refused stays; the refusal closes the connection.
+        refused stays; the refusal closes the connection. What is valid already is left as it is,
+        unless it is to `repair`.
         """
         async with self._session.exchange(f"add {len(infos)} paths", unhurried=True):
             await self._session.send(
                 word(Operation.ADD_MULTIPLE_TO_STORE),
-                word(0),  # repair
+                word(repair),
                 word(not check_signatures),
             )
             async with contextlib.aclosing(_one_after_the_other(infos, nar)) as source:
                 await self._session.send_framed(source, on_log)
             self._session.finish()
+
+    async def add_signatures(self, path: StorePath, signatures: Iterable[str]) -> None:
+        """Add to what a valid path is signed with; nobody checks them here."""
+        body = string(path) + strings(signatures)
+        await self._call(f"sign {path}", Operation.ADD_SIGNATURES, body, Reader.word)
 
     async def add_nar(
         self, name: str, nar: AsyncIterable[bytes], references: Iterable[StorePath] = ()
@@ -414,6 +424,30 @@ class Connection:
             answer = await decode(reader)
             self._session.finish()
             return answer
+
+    async def _calls(
+        self,
+        verb: str,
+        operation: Operation,
+        paths: Sequence[StorePath],
+        decode: Callable[[Reader], Awaitable[T]],
+        *,
+        unhurried: bool = False,
+    ) -> list[T]:
+        """One operation for each of the paths: sent at once, then answered one by one."""
+        answers: list[T] = []
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            request = f"{verb} {some[0] if len(some) == 1 else f'{len(some)} paths'}"
+            async with self._session.exchange(request, unhurried=unhurried) as reader:
+                questions = [word(operation) + string(path) for path in some]
+                await self._session.send(*questions, several=len(some) > 1)
+                for _ in some:
+                    await self._session.work(ignore)
+                    reader.allow(_ABOUT_ONE)
+                    answers.append(await decode(reader))
+                self._session.finish()
+        return answers
 
 
 async def _nothing(_reader: Reader) -> None:

@@ -1,8 +1,8 @@
-"""The way to a builder: ssh to its Nix daemon, and what went wrong where that fails.
+"""The way to another machine's store: ssh to its Nix daemon, and what went wrong where that fails.
 
 Makes the command line and the endpoint, and turns ssh's words into one class and one sentence. The
 protocol that is spoken then is `connection`'s. Nothing of the user's own ssh configuration has a
-say, and nothing is ever asked: a builder is exactly what the document declares.
+say, and nothing is ever asked: a builder or a cache is exactly what the document declares.
 
 Sources: ssh(1), ssh_config(5); the texts were recorded from OpenSSH 9.2 and Nix 2.26 and 2.34.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from reconciler.errors import ConnectionLostError, NixError, UsageError
-from reconciler.model import Builder
+from reconciler.model import Builder, Cache
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import CommandEndpoint
 from reconciler.nix.protocol import ClientOptions
@@ -36,12 +36,12 @@ OPEN_TIMEOUT = 40.0
 """Seconds until the daemon must have greeted us: longer than ssh takes to say why it does not."""
 
 _COMMAND = "nix-daemon --stdio"
-_ALIAS = "builder"
-"""What a pinned key is filed under: each builder has a file of its own."""
+_ALIAS = "peer"
+"""What a pinned key is filed under: each peer has a file of its own."""
 
 
 class Fault(StrEnum):
-    """What kept us from a builder."""
+    """What kept us from a peer."""
 
     UNRESOLVED = "unknown host"
     UNREACHABLE = "unreachable"
@@ -64,7 +64,7 @@ class Fault(StrEnum):
 
 
 class SshError(ConnectionLostError):
-    """A builder cannot be used: its class, and a sentence with the mend."""
+    """A peer cannot be used: its class, and a sentence with the mend."""
 
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
@@ -76,13 +76,26 @@ class SshError(ConnectionLostError):
         return self.fault.passing
 
 
-# --- The command line ----------------------------------------------------------------------------
+# --- Who it is -----------------------------------------------------------------------------------
 
 
-class _Address(Struct, frozen=True, kw_only=True):
+class Peer(Struct, frozen=True, kw_only=True):
+    """A machine that the document declares, as a builder or as a cache."""
+
+    kind: str
+    name: str
+    """Of the object that declares it."""
+    uri: str
     user: str | None
     host: str
     port: int | None
+    key_file: str | None
+    """None: what ssh finds by itself."""
+    host_key: str | None
+    """As the document has it. None: what ssh knows of it already."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 _URI = re.compile(
@@ -93,15 +106,29 @@ _URI = re.compile(
 """No part begins with a hyphen, and so none is taken for an option of ssh."""
 
 
-def _address(builder: Builder) -> _Address:
-    found = _URI.fullmatch(builder.uri or "")
+def peer_of(declared: Builder | Cache) -> Peer:
+    """The machine that a builder or a cache is; UsageError where its uri names none."""
+    kind = "builder" if isinstance(declared, Builder) else "cache"
+    found = _URI.fullmatch(declared.uri or "")
     port = int(found["port"]) if found and found["port"] else None
-    if found is None or (port is not None and not 0 < port < 2**16):
+    if found is None or declared.uri is None or (port is not None and not 0 < port < 2**16):
         raise UsageError(
-            f"builder {builder.name}: {builder.uri!r} is no address of a builder; write"
+            f"{kind} {declared.name}: {declared.uri!r} is no address of a {kind}; write"
             " ssh-ng://USER@HOST or ssh-ng://USER@HOST:PORT"
         )
-    return _Address(user=found["user"], host=found["name"] or found["number"], port=port)
+    return Peer(
+        kind=kind,
+        name=declared.name,
+        uri=declared.uri,
+        user=found["user"],
+        host=found["name"] or found["number"],
+        port=port,
+        key_file=declared.ssh_key_file,
+        host_key=declared.public_host_key,
+    )
+
+
+# --- The command line ----------------------------------------------------------------------------
 
 
 def host_key(text: str) -> str:
@@ -131,13 +158,12 @@ def _decoded(text: str) -> bytes:
 
 
 def endpoint(
-    builder: Builder, folder: Path, environment: Mapping[str, str] | None = None
+    peer: Peer, folder: Path, environment: Mapping[str, str] | None = None
 ) -> CommandEndpoint:
-    """How a builder is reached. Its pinned host key is written to a file in `folder`.
+    """How a peer is reached. Its pinned host key is written to a file in `folder`.
 
-    UsageError where the declaration makes no sense.
+    UsageError where that is none.
     """
-    address = _address(builder)
     options = {
         # Nothing is asked, and no agent, forwarding, or file of a user adds to what is declared.
         "BatchMode": "yes",
@@ -156,20 +182,20 @@ def endpoint(
         "ServerAliveInterval": str(ALIVE_INTERVAL),
         "ServerAliveCountMax": str(ALIVE_COUNT),
     }
-    if builder.ssh_key_file is not None:
-        options["IdentityFile"] = _quoted(builder.ssh_key_file)
-    if builder.public_host_key is not None:
-        file = _pin(builder, folder)
+    if peer.key_file is not None:
+        options["IdentityFile"] = _quoted(peer.key_file)
+    if peer.host_key is not None:
+        file = _pin(peer, peer.host_key, folder)
         options["GlobalKnownHostsFile"] = "none"
         options["HostKeyAlias"] = _ALIAS
         options["UserKnownHostsFile"] = _quoted(str(file))
     argv = ["ssh", "-F", "none", *(f"-o{name}={value}" for name, value in options.items())]
-    if address.port is not None:
-        argv += ["-p", str(address.port)]
-    if address.user is not None:
-        argv += ["-l", address.user]
-    argv += ["--", address.host, _COMMAND]
-    return CommandEndpoint(tuple(argv), environment, name=f"builder {builder.name} ({builder.uri})")
+    if peer.port is not None:
+        argv += ["-p", str(peer.port)]
+    if peer.user is not None:
+        argv += ["-l", peer.user]
+    argv += ["--", peer.host, _COMMAND]
+    return CommandEndpoint(tuple(argv), environment, name=f"{peer} ({peer.uri})")
 
 
 def _quoted(path: str) -> str:
@@ -177,13 +203,13 @@ def _quoted(path: str) -> str:
     return '"' + path.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _pin(builder: Builder, folder: Path) -> Path:
-    """Write the file that knows the builder's host key and no other."""
+def _pin(peer: Peer, key: str, folder: Path) -> Path:
+    """Write the file that knows the peer's host key and no other."""
     try:
-        line = f"{_ALIAS} {host_key(builder.public_host_key or '')}\n"
+        line = f"{_ALIAS} {host_key(key)}\n"
     except UsageError as error:
-        raise UsageError(f"builder {builder.name}, publicHostKey: {error}") from None
-    file = folder / f"{builder.name}.known_hosts"
+        raise UsageError(f"{peer}, publicHostKey: {error}") from None
+    file = folder / f"{peer.name}.known_hosts"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text() != line:
@@ -191,7 +217,7 @@ def _pin(builder: Builder, folder: Path) -> Path:
             temporary.write_text(line)
             temporary.rename(file)
     except OSError as error:
-        raise NixError(f"cannot write the host key of builder {builder.name}: {error}") from None
+        raise NixError(f"cannot write the host key of {peer}: {error}") from None
     return file
 
 
@@ -199,17 +225,17 @@ def _pin(builder: Builder, folder: Path) -> Path:
 
 
 async def connect(
-    builder: Builder,
+    peer: Peer,
     folder: Path,
     *,
     options: ClientOptions,
     environment: Mapping[str, str] | None = None,
     patience: float = OPEN_TIMEOUT,
 ) -> Connection:
-    """Open a connection to a builder. Raises SshError, of a builder's condition, or UsageError."""
-    way = endpoint(builder, folder, environment)
-    if builder.ssh_key_file is not None:
-        _check_key(way, builder.ssh_key_file)
+    """Open a connection to a peer. Raises SshError, of the peer's condition, or UsageError."""
+    way = endpoint(peer, folder, environment)
+    if peer.key_file is not None:
+        _check_key(way, peer.key_file)
     with explained(way):
         return await Connection.open(way, options=options, patience=patience)
 
@@ -235,7 +261,7 @@ def _check_key(way: CommandEndpoint, file: str) -> None:
 
 @contextmanager
 def explained(way: object) -> Iterator[None]:
-    """Raise the loss of this builder as SshError; what another peer did is left as it is."""
+    """Raise the loss of this peer as SshError; what another did is left as it is."""
     try:
         yield
     except SshError:

@@ -36,7 +36,7 @@ def builder(store: PrivateStore) -> Iterator[TestBuilder]:
 
 
 async def connect(declared: Builder, folder: Path) -> Connection:
-    return await ssh.connect(declared, folder, options=ClientOptions())
+    return await ssh.connect(ssh.peer_of(declared), folder, options=ClientOptions())
 
 
 async def refusal(declared: Builder, folder: Path) -> SshError:
@@ -299,7 +299,7 @@ def declared(**changes: object) -> Builder:
     ],
 )
 def test_an_address_becomes_words(uri: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    argv = ssh.endpoint(declared(uri=uri), tmp_path).argv
+    argv = ssh.endpoint(ssh.peer_of(declared(uri=uri)), tmp_path).argv
     assert argv[:3] == ("ssh", "-F", "none")
     assert argv[-len(words) - 1 :] == (*words, "nix-daemon --stdio")
     assert all(word.startswith("-o") for word in argv[3 : -len(words) - 1])
@@ -324,7 +324,7 @@ def test_an_address_becomes_words(uri: str, words: tuple[str, ...], tmp_path: Pa
 )
 def test_other_addresses_are_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="write ssh-ng://USER@HOST"):
-        ssh.endpoint(declared(uri=uri), tmp_path)
+        ssh.endpoint(ssh.peer_of(declared(uri=uri)), tmp_path)
 
 
 def test_host_keys_in_either_form() -> None:
@@ -363,17 +363,17 @@ def test_a_document_may_give_a_host_key_in_either_form(tmp_path: Path) -> None:
 )
 def test_what_is_no_host_key_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"builder big, publicHostKey: .* is no public host key"):
-        ssh.endpoint(declared(public_host_key=text), tmp_path)
+        ssh.endpoint(ssh.peer_of(declared(public_host_key=text)), tmp_path)
 
 
 def test_a_host_key_is_pinned_anew_where_it_changed(tmp_path: Path) -> None:
     file = tmp_path / "ssh" / "big.known_hosts"
-    ssh.endpoint(declared(public_host_key=KEY), file.parent)
-    assert file.read_text() == f"builder {KEY}\n"
+    ssh.endpoint(ssh.peer_of(declared(public_host_key=KEY)), file.parent)
+    assert file.read_text() == f"peer {KEY}\n"
     written = file.stat().st_ino
-    ssh.endpoint(declared(public_host_key=KEY), file.parent)
+    ssh.endpoint(ssh.peer_of(declared(public_host_key=KEY)), file.parent)
     assert file.stat().st_ino == written
     other = make_key(tmp_path / "other")
-    ssh.endpoint(declared(public_host_key=other), file.parent)
+    ssh.endpoint(ssh.peer_of(declared(public_host_key=other)), file.parent)
     assert file.read_text().split()[2] == other.split()[1]
     assert list(file.parent.iterdir()) == [file]
