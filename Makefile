@@ -53,6 +53,7 @@ old-nix:
 # its server for builders.
 tools:
 	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h' \
+		make 'make --version' ninja-build 'ninja --version' \
 		openssh-client 'ssh -V' openssh-server 'PATH=$$PATH:/usr/sbin command -v sshd'
 
 demo: venv nix tools

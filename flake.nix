@@ -12,6 +12,9 @@
     {
       nixosModules.default = ./module.nix;
 
+      # Needs no nixpkgs: docs/incremental.md.
+      lib = import ./lib;
+
       overlays.default = final: _: { nix-reconciler = final.callPackage ./nix/package.nix { }; };
 
       packages = forEach (pkgs: rec {

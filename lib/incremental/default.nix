@@ -1,0 +1,15 @@
+# Incremental builds: docs/incremental.md.
+let
+  bases = import ./bases.nix;
+in
+{
+  derivation = import ./plain.nix;
+  presets = import ./presets.nix;
+  inherit (bases)
+    baseFromHash
+    withCaches
+    withCachesFor
+    fromCacheNix
+    cleanOverlay
+    ;
+}

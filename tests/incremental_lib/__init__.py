@@ -1,0 +1,1 @@
+"""Tests of lib/: the Nix functions of incremental builds, with real compilers."""
