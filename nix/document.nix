@@ -3,65 +3,47 @@
 { lib, schema }:
 settings:
 let
-  credentials = "/run/credentials/reconciler.service";
-
-  # A key of a builder or a cache that ends in File names a secret, one in Files a list of them.
-  secretKeys = end: kind: builtins.filter (lib.hasSuffix end) (builtins.attrNames schema."$defs".${kind}.properties);
-  both = f: {
-    builders = f "builder";
-    caches = f "cache";
-  };
-  keys = both (secretKeys "File");
-  listKeys = both (secretKeys "Files");
+  inherit (import ./schema.nix { inherit lib schema; }) resolve within;
 
   # What is a credential already is left alone: whoever wrote it loads it.
-  isSecret = value: builtins.isString value && !lib.hasPrefix "/run/credentials/" value;
-  secretsOf =
-    kind: name: object:
-    map
-      (key: {
-        inherit kind name key;
-        id = "${kind}.${name}.${key}";
-        file = object.${key};
-      })
-      (builtins.filter (key: isSecret (object.${key} or null)) keys.${kind})
-    ++ builtins.concatMap (key: builtins.filter (secret: isSecret secret.file) (listed kind name key object)) listKeys.${kind};
-  listed =
-    kind: name: key: object:
-    let
-      files = object.${key} or [ ];
-    in
-    builtins.genList (index: {
-      inherit kind name key index;
-      id = "${kind}.${name}.${key}.${toString index}";
-      file = builtins.elemAt files index;
-    }) (builtins.length files);
-  secretsIn =
-    kind: builtins.concatLists (lib.mapAttrsToList (secretsOf kind) (settings.${kind} or { }));
+  isSecret =
+    part: value:
+    part.secret or false && builtins.isString value && !lib.hasPrefix "/run/credentials/" value;
 
-  hidden =
-    kind: name: object:
-    object
-    // builtins.listToAttrs (
-      map (secret: {
-        name = secret.key;
-        value = "${credentials}/${secret.id}";
-      }) (builtins.filter (secret: !secret ? index) (secretsOf kind name object))
-    )
-    // builtins.listToAttrs (
-      map (key: {
-        name = key;
-        value = map (
-          secret: if isSecret secret.file then "${credentials}/${secret.id}" else secret.file
-        ) (listed kind name key object);
-      }) (builtins.filter (key: object ? ${key}) listKeys.${kind})
-    );
+  # The settings with something else for each secret.
+  replaced =
+    secret: path: reference: value:
+    let
+      part = resolve reference;
+      below = name: replaced secret (path ++ [ (toString name) ]) (within part name);
+    in
+    if builtins.isList value then
+      lib.imap0 below value
+    else if builtins.isAttrs value then
+      builtins.mapAttrs below value
+    else if isSecret part value then
+      secret {
+        inherit path;
+        id = builtins.concatStringsSep "." path;
+        file = value;
+      }
+    else
+      value;
+  everySecret =
+    value:
+    if value._secret or false then
+      [ value.held ]
+    else if builtins.isAttrs value then
+      builtins.concatMap everySecret (builtins.attrValues value)
+    else
+      lib.optionals (builtins.isList value) (builtins.concatMap everySecret value);
 in
 {
-  secrets = secretsIn "builders" ++ secretsIn "caches";
-  document =
-    settings
-    // builtins.mapAttrs (kind: builtins.mapAttrs (hidden kind)) (
-      builtins.intersectAttrs keys settings
-    );
+  document = replaced (secret: "/run/credentials/reconciler.service/${secret.id}") [ ] schema settings;
+  secrets = everySecret (
+    replaced (held: {
+      _secret = true;
+      inherit held;
+    }) [ ] schema settings
+  );
 }

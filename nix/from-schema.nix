@@ -6,12 +6,7 @@ schema:
 let
   inherit (lib) types;
 
-  resolve =
-    part:
-    if part ? "$ref" then
-      schema."$defs".${lib.removePrefix "#/$defs/" part."$ref"} // removeAttrs part [ "$ref" ]
-    else
-      part;
+  inherit (import ./schema.nix { inherit lib schema; }) resolve;
 
   # Nix matches POSIX regular expressions, which have no look-ahead and no escapes for these.
   posix = builtins.replaceStrings [ "\\u0000-\\u001f" "\\s" "\\]" ] [ controls "[:space:]" "]" ];

@@ -10,7 +10,7 @@ import functools
 import importlib.resources
 import json
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ def located(document: Json, *, folder: Path) -> Json:
 def completed(document: Json) -> Json:
     """Fill in every default of a document that the schema does not refuse."""
     return _completed(schema(), document)
+
+
+def secret_files(document: Json) -> Iterator[tuple[list[str | int], str]]:
+    """Each file of a secret that a document names: where it does so, and the file."""
+    return _secret_files(schema(), document, [])
 
 
 def _located(part: dict[str, Any], value: Json, folder: Path) -> Json:
@@ -71,6 +76,24 @@ def _completed(part: dict[str, Any], value: Json) -> Json:
             return [_completed(part["items"], item) for item in value]
         case _:
             return value
+
+
+def _secret_files(
+    part: dict[str, Any], value: Json, at: list[str | int]
+) -> Iterator[tuple[list[str | int], str]]:
+    part = resolved(part)
+    match value:
+        case dict():
+            inner = _inner(part, value)
+            for name, held in value.items():
+                yield from _secret_files(inner(name), held, [*at, name])
+        case list():
+            for index, item in enumerate(value):
+                yield from _secret_files(part.get("items", {}), item, [*at, index])
+        case str() if part.get("secret"):
+            yield at, value
+        case _:
+            pass
 
 
 def _inner(part: dict[str, Any], value: dict[str, Json]) -> Callable[[str], dict[str, Any]]:

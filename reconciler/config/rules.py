@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
 from reconciler.problems import Problem, did_you_mean, quote, render_path
 from reconciler.quantities import QuantityError, duration
@@ -66,14 +67,10 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
         yield from _jobset(["jobsets", name], jobset, caches)
         yield from _resource_rules(["jobsets", name, "resources"], jobset, builders)
     yield from _builders(builders)
+    yield from _stored_secrets(document)
     for name, cache in caches.items():
         at: list[str | int] = ["caches", name]
         yield from _password([*at, "uri"], cache.get("uri"))
-        yield from _stored_secret([*at, "signingKeyFile"], cache.get("signingKeyFile"))
-        yield from _stored_secret([*at, "credentialsFile"], cache.get("credentialsFile"))
-        keys = cache.get("signingKeyFiles")
-        for index, key in enumerate(keys if isinstance(keys, list) else ()):
-            yield from _stored_secret([*at, "signingKeyFiles", index], key)
         upstreams = cache.get("upstreams")
         for index, upstream in enumerate(upstreams if isinstance(upstreams, list) else ()):
             if isinstance(upstream, dict):
@@ -154,7 +151,6 @@ def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
     first_by_uri: dict[str | None, str] = {}
     for name, builder in builders.items():
         at: list[str | int] = ["builders", name]
-        yield from _stored_secret([*at, "sshKeyFile"], builder.get("sshKeyFile"))
         yield from _systems([*at, "systems"], builder.get("systems"))
         uri = builder.get("uri")
         if uri is not None and not isinstance(uri, str):
@@ -193,13 +189,11 @@ def _local_builder(
             yield [*at, key], "this machine is not reached by ssh", f"add a uri, or remove {key}"
 
 
-def _stored_secret(at: list[str | int], value: Json) -> Iterator[Refusal]:
-    if isinstance(value, str) and _IN_STORE.search(value):
-        yield (
-            at,
-            f"{quote(value)} is in the Nix store, where everyone can read it",
-            "keep the secret in a file outside, such as one under /run/credentials or /run/secrets",
-        )
+def _stored_secrets(document: dict[str, Json]) -> Iterator[Refusal]:
+    mend = "keep the secret in a file outside, such as one under /run/credentials or /run/secrets"
+    for at, file in secret_files(document):
+        if _IN_STORE.search(file):
+            yield at, f"{quote(file)} is in the Nix store, where everyone can read it", mend
 
 
 def _password(at: list[str | int], value: Json) -> Iterator[Refusal]:

@@ -64,7 +64,10 @@ def test_every_mapping_with_known_keys_refuses_others() -> None:
 
 
 def test_every_keyword_it_refuses_by_is_one_that_is_explained() -> None:
-    said = {"title", "description", "examples", "default", "errorMessage", "$ref", "properties"}
+    said = {
+        "title", "description", "examples", "default", "errorMessage", "$ref", "properties",
+        "secret",
+    }  # fmt: skip
     explained = {
         "type", "required", "additionalProperties", "propertyNames", "maxProperties", "oneOf",
         "items", "uniqueItems", "enum", "pattern", "format", "minimum", "maximum",
@@ -72,6 +75,19 @@ def test_every_keyword_it_refuses_by_is_one_that_is_explained() -> None:
     top = set(schema()) - {"$schema", "$defs"}
     used = set().union(top, *(keywords(part) for part in schema()["$defs"].values()))
     assert used <= said | explained
+
+
+def test_what_is_to_be_kept_outside_the_store_is_marked_as_secret() -> None:
+    """The mark has the NixOS module hand the file over, and one in the store refused."""
+    found = [
+        (name, "outside the Nix store" in part["description"], part)
+        for _, held in objects(schema(), "")
+        for name, part in ((name, resolved(part)) for name, part in held["properties"].items())
+    ]
+    marked = [resolved(part.get("items", part)).get("secret", False) for *_, part in found]
+    assert [said for _, said, _ in found] == marked
+    assert [name.endswith(("File", "Files")) for name, *_ in found] == marked
+    assert sum(marked) >= 4
 
 
 def keywords(part: dict[str, Any]) -> set[str]:

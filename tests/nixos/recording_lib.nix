@@ -13,6 +13,9 @@ in
   optionalAttrs = condition: set: if condition then set else { };
   optionalString = condition: text: if condition then text else "";
   optional = condition: value: if condition then [ value ] else [ ];
+  optionals = condition: values: if condition then values else [ ];
+  imap0 = f: list: builtins.genList (n: f n (builtins.elemAt list n)) (builtins.length list);
+  intersectLists = left: builtins.filter (each: builtins.elem each left);
   filterAttrs =
     keep: set:
     builtins.removeAttrs set (

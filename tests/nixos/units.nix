@@ -10,7 +10,6 @@ let
   library = lib // {
     mkIf = condition: value: if condition then value else null;
     mkDefault = value: value;
-    optionals = condition: values: if condition then values else [ ];
     replaceStrings = builtins.replaceStrings;
     getExe' = package: name: "${package}/bin/${name}";
     getVersion = package: package.version;
