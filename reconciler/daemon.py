@@ -169,6 +169,8 @@ class _Loop:
         try:
             await reconcile.start(farm, now=time.time())
             reload.look_at_secrets(farm)
+            if self._once:  # somebody waits for it, and may have mended what failed before
+                farm.try_builders(now=time.time())
             farm.hold_jobs()
             if watcher is not None:
                 self._watch(watcher, farm)

@@ -9,6 +9,7 @@ restores it.
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 FIRST_PAUSE = 30.0
 """Seconds after the second failure in a row; doubled with each further one."""
@@ -66,6 +67,18 @@ def failed(
         error=error,
         unfit=unfit,
     )
+
+
+def recalled(trouble: Trouble, *, now: float) -> Trouble:
+    """What is so after a restart: no pause is longer than any that is made, whatever the clock did
+    meanwhile.
+    """
+    return replace(trouble, until=min(trouble.until, now + LONGEST_PAUSE))
+
+
+def due(trouble: Trouble, *, now: float) -> Trouble:
+    """What is so when it is to be tried without a pause; it still has to prove itself."""
+    return replace(trouble, until=min(trouble.until, now))
 
 
 def free(trouble: Trouble | None, *, slots: int, taken: int, now: float) -> int:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.quarantine import FIRST_PAUSE, LONGEST_PAUSE, Trouble, failed, free
+from reconciler.quarantine import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    Trouble,
+    due,
+    failed,
+    free,
+    recalled,
+)
 
 ERROR = "it does not answer"
 
@@ -73,3 +81,20 @@ def test_the_message_says_until_when_why_and_what_then() -> None:
         "quarantined until 01:01:01 UTC after 3 failures in a row, then tried by one build; "
         "the last was: it does not answer"
     )
+
+
+def test_a_restart_changes_nothing_but_what_no_pause_can_be() -> None:
+    trouble = after(3)
+    assert recalled(trouble, now=trouble.failed_at) == trouble
+    set_back = recalled(trouble, now=trouble.failed_at - 100_000)
+    assert set_back.until == trouble.failed_at - 100_000 + LONGEST_PAUSE
+    assert set_back.failures == trouble.failures
+
+
+def test_what_is_tried_without_a_pause_still_has_to_prove_itself() -> None:
+    trouble = due(after(3), now=50.0)
+    assert trouble.until == 50.0
+    assert free(trouble, slots=4, taken=0, now=50.0) == 1
+    again = failed(trouble, started_at=trouble.failed_at + 1, now=60_000.0, error=ERROR)
+    assert again.failures == 4
+    assert again.until == 60_000.0 + 4 * FIRST_PAUSE

@@ -22,7 +22,13 @@ Row = sqlite3.Row
 
 FILE_NAME = "reconciler.db"
 LOCK_NAME = "lock"
-MIGRATIONS = ("m001_first", "m002_charges", "m003_inspections", "m004_retention")
+MIGRATIONS = (
+    "m001_first",
+    "m002_charges",
+    "m003_inspections",
+    "m004_retention",
+    "m007_quarantine",
+)
 """Names of this program's migrations, in order. Here, because loading the migrations themselves
 takes as long as a whole report, which needs only to know whether there are others."""
 

@@ -38,6 +38,7 @@ async def start(farm: Farm, *, now: float) -> None:
     collected = await _find_lost(farm, now=now)
     _load(farm)
     farm.work.scheduler.recall(usage.recent_usage(farm.database, now=now))
+    farm.recall_troubles(now=now)
     farm.adopt(farm.desired, now=now)
     farm.away = {each: away for each, away in farm.away.items() if farm.work.jobs(each)}
     collected |= await _find_lost_derivations(farm)

@@ -7,13 +7,14 @@ here. Decides nothing, starts nothing.
 from __future__ import annotations
 
 import gc
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct, field
 
 from reconciler import quarantine
-from reconciler.database import Database, built, declared, needs, observe
+from reconciler.database import Database, built, declared, needs, observe, troubles
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
 from reconciler.model import (
@@ -126,12 +127,14 @@ class Farm(Struct):
             before = self.desired.jobsets.get(name)
             if before is not None and before.source != jobset.source:
                 self.trigger(name, cause="another source is declared", force=False)
-        for builder in [*self.troubles]:
-            if desired.builders.get(builder) != self.desired.builders.get(builder):
-                self.builder_works(builder)  # perhaps: it is to be found out
         self.desired = desired
         in_force = observe.document_in_force(self.database)
         if in_force is None or in_force[0] != desired.digest:
+            old = {} if in_force is None else _builders(in_force[1])
+            new = _builders(desired.document)
+            for builder in [*self.troubles]:
+                if old.get(builder) != new.get(builder):
+                    self.builder_works(builder)  # perhaps: it is to be found out
             declared.adopt(self.database, desired, now=now)
         self.want()
         self.look_for_pushes()
@@ -187,6 +190,10 @@ class Farm(Struct):
             error=result.message,
             unfit=result.builder_unfit,
         )
+        self._trouble(builder, trouble)
+        troubles.remember(self.database, builder, trouble)
+
+    def _trouble(self, builder: BuilderName, trouble: Trouble) -> None:
         self.troubles[builder] = trouble
         if trouble.quarantined:
             self.fault("builder", builder, "quarantined", trouble.message)
@@ -195,6 +202,17 @@ class Farm(Struct):
         """Note that a builder brought an attempt to an end."""
         if self.troubles.pop(builder, None) is not None:
             self.fault("builder", builder, "quarantined", None)
+            troubles.forget(self.database, builder)
+
+    def recall_troubles(self, *, now: float) -> None:
+        """Take over what builders went through before this began."""
+        for builder, trouble in troubles.troubles(self.database).items():
+            self._trouble(builder, quarantine.recalled(trouble, now=now))
+
+    def try_builders(self, *, now: float) -> None:
+        """Try those in quarantine without a pause, each by one build."""
+        for builder, trouble in self.troubles.items():
+            self._trouble(builder, quarantine.due(trouble, now=now))
 
     # --- Builds ----------------------------------------------------------------------------
 
@@ -315,6 +333,12 @@ class Farm(Struct):
             self.faults.pop((kind, name, reason), None)
         else:
             self.faults[kind, name, reason] = message
+
+
+def _builders(document: str) -> dict[BuilderName, object]:
+    """How a document, as it is stored, declares each builder."""
+    found: dict[BuilderName, object] = json.loads(document).get("builders", {})
+    return found
 
 
 def open_store(places: Places) -> Store:

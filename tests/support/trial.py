@@ -137,6 +137,7 @@ class Trial:
     def running(self, *, wait: bool = True) -> Iterator[Daemon]:
         """A daemon in a process of its own, stopped at the end unless it is gone by then."""
         self.settled = False
+        (self.state_dir / daemon.WAKE_SOCKET).unlink(missing_ok=True)  # of one that was killed
         with self.log.open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.run_daemon", self.config, self.state_dir],
