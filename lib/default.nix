@@ -4,4 +4,9 @@ let
 in
 {
   inherit incremental;
+
+  buildCache = import ./incremental/build-cache.nix;
+
+  # By the names that garnix's library has them.
+  inherit (incremental) withCaches withCachesFor;
 }

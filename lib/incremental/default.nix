@@ -3,6 +3,7 @@ let
   bases = import ./bases.nix;
 in
 {
+  wrap = import ./wrap.nix;
   derivation = import ./plain.nix;
   presets = import ./presets.nix;
   inherit (bases)

@@ -25,6 +25,7 @@ let
       base ? null,
       slot ? null,
       fallback ? null,
+      bucket ? null,
       preset ? null,
       artifacts ? null,
       exclude ? null,

@@ -9,6 +9,7 @@ rec {
   defaults = {
     slot = null;
     fallback = null;
+    bucket = null;
     preset = presets.make;
     artifacts = null;
     exclude = null;
@@ -27,6 +28,7 @@ rec {
     who: given:
     let
       arguments = defaults // given;
+      unknown = builtins.attrNames (builtins.removeAttrs given (builtins.attrNames defaults));
       fromPreset = name: if arguments.${name} == null then arguments.preset.${name} else arguments.${name};
       fail = name: wanted: throw "${who}: ${name} must be ${wanted}, not ${show arguments.${name}}";
       check =
@@ -42,12 +44,15 @@ rec {
       # The path of an artifact is one inside the source.
       inside = pattern: builtins.match "/.*|(.*/)?\\.\\.(/.*)?|\\./.*" pattern == null;
     in
-    if !(builtins.isAttrs arguments.preset && arguments.preset ? fullOn) then
+    if unknown != [ ] then
+      throw "${who}: ${builtins.head unknown} is no argument; there are base, ${builtins.concatStringsSep ", " (builtins.attrNames defaults)}"
+    else if !(builtins.isAttrs arguments.preset && arguments.preset ? fullOn) then
       throw "${who}: preset must be one of presets (make, cmake, ninja, meson, cargo, ghc, go), for example presets.cmake"
     else
       {
         slot = label "slot";
         fallback = label "fallback";
+        bucket = label "bucket";
         artifacts =
           let
             value = fromPreset "artifacts";
@@ -84,6 +89,7 @@ rec {
     in
     optional "slot" policy.slot
     + optional "fallback" policy.fallback
+    + optional "bucket" policy.bucket
     + line "stage" stage
     + each "artifacts" policy.artifacts
     + each "exclude" policy.exclude
