@@ -367,6 +367,8 @@ class AttemptResult(Struct, frozen=True, kw_only=True):
     """Bytes of log before compression and truncation."""
     substituted: bool = False
     """The outputs came from a substituter; nothing was built."""
+    building: float = 0.0
+    """Seconds that the build itself took, without what was copied for it."""
     found: bool = False
     """The outputs were there already, left by an attempt that was cut off, say."""
     builder_failed: bool = False

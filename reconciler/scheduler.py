@@ -90,6 +90,7 @@ class Scheduler:
         self._occupancy = Occupancy()
         self._look_again_at: float | None = None  # although nothing may happen until then
         self._turns: dict[BuilderName, int] = {}
+        self._speeds: Mapping[BuilderName, float] = {}
 
     # --- What is told ----------------------------------------------------------------------
 
@@ -110,14 +111,14 @@ class Scheduler:
     def started(self, derivation: int, builder: BuilderName, *, now: float) -> None:
         """Charge the jobsets that want it from now on."""
         self._refresh(now)
+        weight = self._graph[derivation].weight
         self._fair.start(
             derivation,
             self._jobsets(self._masks.get(derivation, 0)),
-            weight=self._graph[derivation].weight,
+            weight=weight / self._speeds.get(builder, 1.0),
             waiting=self._waiting(now),
             now=now,
         )
-        weight = self._graph[derivation].weight
         self._occupancy.start(derivation, builder, weight=weight, now=now)
         self._turns[builder] = max(self._turns.values(), default=0) + 1
 
@@ -140,6 +141,7 @@ class Scheduler:
     def assignments(self, slots: Sequence[Slots], *, now: float) -> list[Assignment]:
         """Give the builds to start now, best first. The same question has the same answer."""
         fleet = Fleet(slots, self._turns, self._occupancy, now=now)
+        self._speeds = {each.builder.name: each.builder.speed_factor for each in slots}
         hopeless = frozenset(fleet.hopeless(self._graph.platforms))
         if hopeless != self._hopeless:
             self._hopeless, self._ranked = hopeless, None
@@ -159,7 +161,8 @@ class Scheduler:
             builder = fleet.choose(node)
             if builder is not None:
                 assigned.append(Assignment(node.id, builder))
-                self._fair.anticipate(standings, self._jobsets(mask), node.weight)
+                seconds = node.weight / self._speeds[builder]
+                self._fair.anticipate(standings, self._jobsets(mask), seconds)
         for heap, entry in taken:
             heapq.heappush(heap, entry)
         wait = fleet.look_again_in

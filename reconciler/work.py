@@ -185,7 +185,8 @@ class Work:
     # --- Durations -------------------------------------------------------------------------
 
     def expected_seconds(self, name: str, system: str) -> float:
-        """What past builds of its name say that a build takes; with none, those of all names.
+        """What past builds of its name say that a builder of speed 1 takes; with none, those of all
+        names.
 
         It is their mean, not their median: that a long build is begun too late costs more than that
         a short one is begun too early.
@@ -193,7 +194,7 @@ class Work:
         return self._durations.get((package_name(name), system), self._usual)
 
     def learn(self, name: str, system: str, seconds: float) -> None:
-        """Note what a build took, as `database.built.set_duration` does."""
+        """Note what a builder of speed 1 would take, as `database.built.set_duration` does."""
         key = (package_name(name), system)
         known = self._durations.get(key)
         learnt = seconds if known is None else (known + seconds) / 2

@@ -747,3 +747,20 @@ def test_a_scheduler_made_anew_agrees_with_one_that_saw_it_all(
     assert given_to(fresh.assignments(wide, now=farm.now)) == given_to(
         farm.scheduler.assignments(wide, now=farm.now)
     )
+
+
+def test_a_build_is_charged_what_its_builder_takes_and_not_what_another_would() -> None:
+    fast, slow = BuilderName("fast"), BuilderName("slow")
+    nodes = [node(1, features=KVM, weight=100), node(2, weight=50), node(3), node(4)]
+    graph, scheduler = scheduled(nodes, [*want(WEB, 1, 3), *want(LIB, 2, 4)], {WEB: 1, LIB: 1})
+
+    def slots(*, free: int) -> list[Slots]:
+        first = machine(fast, speed=10, mandatory=["kvm"], free=free)
+        return [first, machine(slow, jobs=2, free=1)]
+
+    scheduler.assignments(slots(free=1), now=0)
+    for key, builder in ((1, fast), (2, slow)):
+        graph.start(key)
+        scheduler.started(key, builder, now=0)
+    # Of 100 seconds' work the fast one takes 10: less than the 50 of the other jobset.
+    assert given_to(scheduler.assignments(slots(free=0), now=0)) == [(3, "slow")]

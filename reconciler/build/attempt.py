@@ -125,11 +125,14 @@ async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
     support = build_products.Support(failed=False, products=(), metrics=())
     status: BuildStatus | None = None
     log_bytes = 0
+    building = 0.0
     try:
         writer = LogWriter(logs, order.attempt)
         try:
             await place.prepare(order.path)
+            began = time.monotonic()
             result = await _build(order, place, writer)
+            building = time.monotonic() - began
             status = result.status
             failure = failures.of_result(status, result.message)
             if failure is None:
@@ -167,6 +170,7 @@ async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
         products=support.products,
         metrics=support.metrics,
         log_bytes=log_bytes,
+        building=building,
         substituted=outcome is Outcome.SUCCEEDED and status is BuildStatus.SUBSTITUTED,
         found=outcome is Outcome.SUCCEEDED and status in _FOUND,
         builder_failed=failure is not None and failure.of_builder,

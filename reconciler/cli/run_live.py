@@ -139,7 +139,7 @@ def read_picture(
 
 
 def estimate(database: Database) -> Left:
-    """What is left, shared out among the slots that are taken now."""
+    """What is left, shared out among the slots that are taken now, as fast as each is."""
     known = observe.durations(database)
     builds, seconds, unknown = 0, 0.0, 0
     for (name, system), number in running.queued_by_name(database).items():
@@ -151,9 +151,9 @@ def estimate(database: Database) -> Left:
             seconds += took * number
     if not builds or unknown * 2 > builds:
         return Left(builds=builds)
-    slots = max(len(running.live_attempts(database)), 1)
     mean = seconds / (builds - unknown)
-    return Left(builds=builds, seconds=(seconds + mean * unknown) / slots)
+    speed = running.speed_in_use(database) or 1.0
+    return Left(builds=builds, seconds=(seconds + mean * unknown) / speed)
 
 
 def draw(

@@ -136,7 +136,8 @@ def _add_facts(database: Database, attempt: int, derivation: int, result: Attemp
 
 
 def set_duration(database: Database, *, name: str, system: str, seconds: float) -> None:
-    """Fold a build's duration into what is expected of the next of its name and system.
+    """Fold a build's duration into what is expected of the next of its name and system: the seconds
+    that a builder of speed 1 takes.
 
     A moving average: the newest build weighs as much as all before it.
     """

@@ -256,7 +256,7 @@ def outputs(database: Database, derivations: Iterable[int]) -> dict[int, dict[st
 
 
 def durations(database: Database) -> dict[tuple[str, str], float]:
-    """Expected seconds of builds, by package name and system."""
+    """Expected seconds of builds on a builder of speed 1, by package name and system."""
     return {
         (row[0], row[1]): row[2]
         for row in database.query("SELECT name, system, seconds FROM duration")

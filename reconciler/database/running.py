@@ -61,6 +61,17 @@ def live_attempts(database: Database) -> list[LiveAttempt]:
     ]
 
 
+def speed_in_use(database: Database) -> float:
+    """How fast all that runs is together, by the speeds that are declared; 0: nothing runs."""
+    row = database.one(
+        "SELECT coalesce(sum(json_extract(b.value, '$.speedFactor')), 0) FROM attempt a JOIN"
+        " json_each((SELECT document FROM generation ORDER BY id DESC LIMIT 1), '$.builders') b"
+        " ON b.key = a.builder WHERE a.finished_at IS NULL"
+    )
+    assert row is not None
+    return float(row[0])
+
+
 class BuilderError(Struct, frozen=True, kw_only=True):
     """Why an attempt on a builder came to nothing for reasons that were not the build's own."""
 

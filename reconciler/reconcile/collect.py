@@ -13,7 +13,7 @@ from reconciler.database import built, collected, evaluated, inspected, observe,
 from reconciler.model import BuildState, CacheName, Outcome, PushState, StorePath
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
-from reconciler.work import package_name
+from reconciler.work import LiveBuild, package_name
 
 MAX_BACKOFF = 3600.0
 """Seconds between attempts at most, however often something failed."""
@@ -120,10 +120,7 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
     )
     farm.work.scheduler.finished(derivation, now=now)
     if result.outcome is Outcome.SUCCEEDED and not (result.substituted or result.found):
-        seconds = result.finished_at - result.started_at
-        name = package_name(build.name)
-        built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
-        farm.work.learn(build.name, build.system, seconds)
+        _learn(farm, build, outcome)
     if result.builder_failed:
         farm.builder_failed(outcome.builder, result, now=now)
     elif result.outcome.final:
@@ -139,6 +136,19 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         if result.outputs:
             for evaluation in {job.evaluation for job in farm.work.jobs(derivation)}:
                 farm.hold_outputs(evaluation, {derivation})
+
+
+def _learn(farm: Farm, build: LiveBuild, outcome: out.Built) -> None:
+    """Expect of the next build of that name the same work: the seconds of a builder of speed 1.
+
+    Of a builder that is declared no longer nobody knows how fast it was.
+    """
+    builder = farm.desired.builders.get(outcome.builder)
+    if builder is not None:
+        seconds = outcome.result.building * builder.speed_factor
+        name = package_name(build.name)
+        built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
+        farm.work.learn(build.name, build.system, seconds)
 
 
 def _fetched(farm: Farm, outcome: out.Fetched, *, now: float) -> None:

@@ -284,3 +284,16 @@ def test_a_build_that_is_stopped_is_gone_from_the_builder(trial: Trial, big: Tes
     assert trial.builds() == {"it": "timed-out"}
     assert where(trial) == {"it": ["big"]}
     big.settle()
+
+
+def test_what_a_fast_builder_built_is_expected_to_take_a_slow_one_longer(
+    trial: Trial, big: TestBuilder
+) -> None:
+    builders = {"big": declared(big.declared(), speedFactor=1000)}
+    trial.declare({"it": '{ it = job "it-1.0" "echo > $out"; }'}, builders=builders)
+    assert trial.once()
+    ((name, work),) = trial.query("SELECT name, seconds FROM duration")
+    assert name == "it"
+    took = trial.value("SELECT finished_at - started_at FROM attempt")
+    assert 0 < work / 1000 < took, "copying is no work of the build's"
+    assert work > took
