@@ -7,7 +7,7 @@ HTTP) is one module with an ObjectStore and one case here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from reconciler.binary_cache.interface import (
 )
 from reconciler.binary_cache.nar_cache import NarCache
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
+from reconciler.binary_cache.nix_store import NixStoreCache
 from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key
 from reconciler.errors import CacheError
 from reconciler.model import Cache, PushScope
@@ -60,22 +61,31 @@ async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCac
 
     Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
     """
-    keys = [
-        await asyncio.to_thread(read_secret_key, Path(file), store_dir=store_dir)
-        for file in cache.key_files
-    ]
+    keys = await asyncio.to_thread(_keys, cache, store_dir)
+    if _is_nix_store(cache):
+        opened: BinaryCache = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
+    else:
+        opened = await _open_files(cache, keys, store_dir)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def _open_files(cache: Cache, keys: Sequence[SecretKey], store_dir: str) -> NarCache:
     store = await _open_store(cache)
     try:
         await _agree_on_store_dir(store, cache.uri, store_dir)
         await landing.place(store, cache.uri, [key.public for key in keys], store_dir=store_dir)
-        yield NarCache(
-            store,
-            keys=keys,
-            compression=cache.compression,
-            keeps_closures=cache.push is not PushScope.JOBS,
-        )
-    finally:
+    except BaseException:
         await store.close()
+        raise
+    return NarCache(
+        store,
+        keys=keys,
+        compression=cache.compression,
+        keeps_closures=cache.push is not PushScope.JOBS,
+    )
 
 
 async def reach(cache: Cache, *, store_dir: str) -> str:
@@ -83,6 +93,13 @@ async def reach(cache: Cache, *, store_dir: str) -> str:
 
     Raises CacheError where no answer is to be had, or where it is a cache of another store.
     """
+    if _is_nix_store(cache):
+        keys = await asyncio.to_thread(_keys, cache, store_dir)
+        opened = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
+        try:
+            return await opened.describe()
+        finally:
+            await opened.close()
     store = await _open_store(cache)
     try:
         raw = await store.read(CACHE_INFO)
@@ -92,6 +109,15 @@ async def reach(cache: Cache, *, store_dir: str) -> str:
         return f"{cache.uri} answers, and is empty"
     _check_store_dir(raw, cache.uri, store_dir)
     return f"{cache.uri} answers"
+
+
+def _is_nix_store(cache: Cache) -> bool:
+    """Whether it is no set of files."""
+    return cache.uri.startswith("ssh-ng:")
+
+
+def _keys(cache: Cache, store_dir: str) -> list[SecretKey]:
+    return [read_secret_key(Path(file), store_dir=store_dir) for file in cache.key_files]
 
 
 async def _open_store(cache: Cache) -> ObjectStore:
@@ -109,7 +135,7 @@ async def _open_store(cache: Cache) -> ObjectStore:
         case _:
             raise CacheError(
                 f"{cache.uri}: a cache of kind {scheme or '(none)'}: is not served; "
-                "use file:, s3:, http: or https:"
+                "use file:, s3:, http:, https: or ssh-ng:"
             )
 
 

@@ -19,11 +19,11 @@ from msgspec import Struct, field
 from reconciler.binary_cache import collection
 from reconciler.binary_cache.compression import Encoder
 from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport
-from reconciler.binary_cache.narinfo import NarInfo, fingerprint, hash_of, narinfo_name, render
+from reconciler.binary_cache.narinfo import NarInfo, hash_of, narinfo_name, render
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.order import first_absent, hold_back, reference_levels
 from reconciler.binary_cache.packing import PackedNar, Packer, pack
-from reconciler.binary_cache.signing import SecretKey
+from reconciler.binary_cache.signing import SecretKey, signatures
 from reconciler.binary_cache.verification import Verifier
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Compression, PathInfo, StorePath
@@ -259,13 +259,6 @@ class NarCache:
 
     def _narinfo(self, nar: PackedNar) -> str:
         info = nar.info
-        text = fingerprint(
-            info.path,
-            nar_hash=info.nar_hash,
-            nar_size=info.nar_size,
-            references=info.references,
-        )
-        ours = [key.sign(text) for key in self._keys]
         return render(
             NarInfo(
                 path=info.path,
@@ -277,7 +270,7 @@ class NarCache:
                 nar_size=info.nar_size,
                 references=info.references,
                 deriver=info.deriver.rpartition("/")[2] if info.deriver else None,
-                signatures=tuple(sorted({*info.signatures, *ours})),
+                signatures=signatures(info, self._keys),
                 content_address=info.content_address,
             )
         )

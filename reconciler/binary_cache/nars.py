@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ class LocalNars:
             if self._store_dir.is_dir() and not os.path.lexists(file):
                 raise GoneError(f"{path} is not in the store any more") from error
             raise NixError(f"{path} cannot be read: {error}") from error
+
+    async def stream(self, path: StorePath) -> AsyncGenerator[bytes, None]:
+        """The same, read beside what else is going on."""
+        chunks = self.read(path)
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            yield chunk
 
 
 class StreamedNars:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from reconciler.binary_cache.compression import Encoder, suffix
 from reconciler.errors import CacheError
-from reconciler.model import Compression, PathInfo
+from reconciler.model import Compression, PathInfo, StorePath
 from reconciler.nix.hashes import to_base32
 
 
@@ -57,7 +57,7 @@ class Packer:
         """Take more of the NAR; CacheError as soon as it is longer than it should be."""
         self._nar_size += len(data)
         if self._nar_size > self._info.nar_size:
-            raise self._damaged(f"is longer than {self._info.nar_size} bytes")
+            raise damaged(self._info.path, f"is longer than {self._info.nar_size} bytes")
         self._nar_hash.update(data)
         self._write(self._compressor.compress(data))
 
@@ -67,10 +67,10 @@ class Packer:
         """
         self.feed(last)
         if self._nar_size != self._info.nar_size:
-            raise self._damaged(f"has {self._nar_size} bytes, not {self._info.nar_size}")
+            raise damaged(self._info.path, f"has {self._nar_size} bytes, not {self._info.nar_size}")
         found = f"sha256:{to_base32(self._nar_hash.digest())}"
         if found != self._info.nar_hash:
-            raise self._damaged(f"has the hash {found}, not {self._info.nar_hash}")
+            raise damaged(self._info.path, f"has the hash {found}, not {self._info.nar_hash}")
         self._write(self._compressor.flush())
         digits = found.partition(":")[2]
         if self._compression is not Compression.NONE:
@@ -93,11 +93,12 @@ class Packer:
         while view:  # a raw file may take less than it is given
             view = view[self._out.write(view) :]
 
-    def _damaged(self, what: str) -> CacheError:
-        return CacheError(
-            f"{self._info.path} is damaged in the store: its NAR {what}; "
-            f"run `nix store repair {self._info.path}`"
-        )
+
+def damaged(path: StorePath, what: str) -> CacheError:
+    """The fault of a path whose NAR is not the one that the store registered."""
+    return CacheError(
+        f"{path} is damaged in the store: its NAR {what}; run `nix store repair {path}`"
+    )
 
 
 def pack(

@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
+from reconciler.binary_cache.narinfo import fingerprint
 from reconciler.errors import CacheError
+from reconciler.model import PathInfo
 
 _SEED = 32
 _SECRET = 64
@@ -70,6 +72,14 @@ class SecretKey:
         """The text of a narinfo's `Sig`."""
         raw = self._key.sign(fingerprint.encode())
         return f"{self.public.name}:{base64.b64encode(raw).decode()}"
+
+
+def signatures(info: PathInfo, keys: Iterable[SecretKey]) -> tuple[str, ...]:
+    """What a path is signed with, and with the keys."""
+    text = fingerprint(
+        info.path, nar_hash=info.nar_hash, nar_size=info.nar_size, references=info.references
+    )
+    return tuple(sorted({*info.signatures, *(key.sign(text) for key in keys)}))
 
 
 def read_secret_key(file: Path, *, store_dir: str) -> SecretKey:

@@ -18,7 +18,7 @@ from reconciler.binary_cache.interface import Finding, Flaw, ObjectStore
 from reconciler.binary_cache.narinfo import NarInfo, fingerprint, hash_part, narinfo_name, parse
 from reconciler.binary_cache.signing import PublicKey
 from reconciler.errors import CacheError
-from reconciler.model import StorePath
+from reconciler.model import PathInfo, StorePath
 from reconciler.nix.hashes import to_base32
 
 T = TypeVar("T")
@@ -48,11 +48,11 @@ class Verifier(Struct, frozen=True):
         found: list[Finding] = []
         unknown, left = frozenset(foreign), read_up_to
         hashes = {hash_part(path) for path in unknown}
-        for batch in _batches(paths):
+        for batch in batches(paths):
             read = await each_of((self._narinfo(path, unknown) for path in batch), PARALLEL_READS)
             infos = [each for each in read if isinstance(each, NarInfo)]
             found += [each for each in read if isinstance(each, Finding)]
-            found += self._signatures(infos, hashes)
+            found += unsigned(infos, self.keys, foreign=hashes)
             found += await self._references(infos)
             number = len(infos) if left is None else _within(infos, left)
             if left is not None:
@@ -73,41 +73,13 @@ class Verifier(Struct, frozen=True):
         expected = hash_part(path) if path in foreign else path
         return info if described == expected else _unreadable(path, f"it describes {info.path}")
 
-    def _signatures(self, infos: Iterable[NarInfo], foreign: Collection[str]) -> Iterator[Finding]:
-        names = ", ".join(key.name for key in self.keys)
-        for info in infos:
-            text = fingerprint(
-                info.path,
-                nar_hash=info.nar_hash,
-                nar_size=info.nar_size,
-                references=info.references,
-            )
-            if not self.keys or any(key.signed(text, info.signatures) for key in self.keys):
-                continue
-            ours = {key.name for key in self.keys}
-            signers = {signature.partition(":")[0] for signature in info.signatures}
-            if hash_part(info.path) in foreign and signers and not signers & ours:
-                continue
-            message = f"{info.path} has no right signature of {names}"
-            yield Finding(path=info.path, flaw=Flaw.UNSIGNED, message=message)
-
     async def _references(self, infos: Sequence[NarInfo]) -> list[Finding]:
         if not self.keeps_closures:
             return []
         wanted = {reference for info in infos for reference in info.references}
         present = await self.store.present({narinfo_name(each) for each in wanted})
         absent = {each for each in wanted if narinfo_name(each) not in present}
-        return [
-            Finding(
-                path=info.path,
-                flaw=Flaw.REFERENCE_ABSENT,
-                message=f"{info.path} refers to {reference}, which is not in the cache",
-                reference=reference,
-            )
-            for info in infos
-            for reference in info.references
-            if reference in absent and reference != info.path
-        ]
+        return dangling(infos, absent)
 
     async def _absent_nars(self, infos: Sequence[NarInfo]) -> list[Finding]:
         present = await self.store.present({info.url for info in infos})
@@ -131,6 +103,46 @@ class Verifier(Struct, frozen=True):
         return None
 
 
+Description = NarInfo | PathInfo
+"""What a cache says of a path, in whatever form."""
+
+
+def unsigned(
+    infos: Iterable[Description], keys: Sequence[PublicKey], *, foreign: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Those that none of the keys signed. The `foreign`, by hash parts, others may have signed."""
+    ours = {key.name for key in keys}
+    for info in infos:
+        text = fingerprint(
+            info.path,
+            nar_hash=info.nar_hash,
+            nar_size=info.nar_size,
+            references=info.references,
+        )
+        if not keys or any(key.signed(text, info.signatures) for key in keys):
+            continue
+        signers = {signature.partition(":")[0] for signature in info.signatures}
+        if hash_part(info.path) in foreign and signers and not signers & ours:
+            continue
+        message = f"{info.path} has no right signature of {', '.join(key.name for key in keys)}"
+        yield Finding(path=info.path, flaw=Flaw.UNSIGNED, message=message)
+
+
+def dangling(infos: Iterable[Description], absent: Collection[StorePath]) -> list[Finding]:
+    """Each reference to what is absent."""
+    return [
+        Finding(
+            path=info.path,
+            flaw=Flaw.REFERENCE_ABSENT,
+            message=f"{info.path} refers to {reference}, which is not in the cache",
+            reference=reference,
+        )
+        for info in infos
+        for reference in info.references
+        if reference in absent and reference != info.path
+    ]
+
+
 def _unreadable(path: StorePath, why: str) -> Finding:
     message = f"the narinfo of {path} is unreadable: {why}"
     return Finding(path=path, flaw=Flaw.UNREADABLE, message=message)
@@ -141,7 +153,8 @@ def _nar_absent(info: NarInfo) -> Finding:
     return Finding(path=info.path, flaw=Flaw.NAR_ABSENT, message=message)
 
 
-def _batches(paths: Collection[StorePath]) -> Iterator[list[StorePath]]:
+def batches(paths: Collection[StorePath]) -> Iterator[list[StorePath]]:
+    """So many as are held at once."""
     rest = iter(paths)
     while some := list(islice(rest, BATCH)):
         yield some

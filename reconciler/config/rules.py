@@ -71,6 +71,7 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
     for name, cache in caches.items():
         at: list[str | int] = ["caches", name]
         yield from _password([*at, "uri"], cache.get("uri"))
+        yield from _kind_of_cache(at, cache)
         upstreams = cache.get("upstreams")
         for index, upstream in enumerate(upstreams if isinstance(upstreams, list) else ()):
             if isinstance(upstream, dict):
@@ -161,6 +162,32 @@ def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
         elif first != name:
             where = render_path(["builders", first])
             yield [*at, "uri"], f"{where} is the same machine", "keep one, with the slots of both"
+
+
+_OF_NO_STORE: dict[str, tuple[Json, str, str]] = {
+    "credentialsFile": (None, "a Nix store is opened by an ssh key", "write sshKeyFile"),
+    "compression": ("xz", "a Nix store keeps what it has unpacked", "remove it"),
+    "push": ("jobs", "a Nix store keeps nothing without what that refers to", "write requisites"),
+    "gc": (True, "a Nix store has a garbage collector of its own", "remove it, and run that there"),
+}
+"""What a cache reached by ssh-ng cannot have: the value that is refused (None: any), why, and the
+mend. Defaults pass: whoever generates documents may write them out."""
+
+
+def _kind_of_cache(at: list[str | int], cache: dict[str, Json]) -> Iterator[Refusal]:
+    """Refuse what the kind of the cache has no use for."""
+    uri = cache.get("uri")
+    if not isinstance(uri, str):
+        return
+    if not uri.startswith("ssh-ng:"):
+        for key in ("sshKeyFile", "publicHostKey"):
+            if cache.get(key) is not None:
+                yield [*at, key], "this cache is not reached by ssh", f"remove {key}"
+        return
+    for key, (refused, why, mend) in _OF_NO_STORE.items():
+        value = cache.get(key)
+        if value is not None and refused in (None, value):
+            yield [*at, key], why, mend
 
 
 def _systems(at: list[str | int], systems: Json) -> Iterator[Refusal]:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from reconciler.binary_cache import LocalNars
 from reconciler.binary_cache.interface import PushReport
 from reconciler.binary_cache.push import push_batch
-from reconciler.model import Cache, CacheName, Compression, PathInfo, PushScope, StorePath
+from reconciler.model import Builder, Cache, CacheName, Compression, PathInfo, PushScope, StorePath
 from reconciler.nix import Connection, local_endpoint
 from tests.support.private_store import PrivateStore
 
@@ -101,6 +101,17 @@ def declared_at(uri: str, *, credentials: Path | None = None) -> Cache:
         compression=Compression.ZSTD,
         push=PushScope.REQUISITES,
         upstreams=(),
+    )
+
+
+def on_machine(cache: Cache, machine: Builder) -> Cache:
+    """The store of a machine as a cache."""
+    assert machine.uri is not None
+    return replace(
+        cache,
+        uri=machine.uri,
+        ssh_key_file=machine.ssh_key_file,
+        public_host_key=machine.public_host_key,
     )
 
 

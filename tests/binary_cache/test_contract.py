@@ -16,7 +16,7 @@ from reconciler.binary_cache import CACHE_INFO, Flaw, LocalNars, open_cache, rea
 from reconciler.binary_cache.landing import PAGE
 from reconciler.binary_cache.narinfo import narinfo_name, parse
 from reconciler.errors import CacheError
-from reconciler.model import Cache, PathInfo, StorePath
+from reconciler.model import Builder, Cache, PathInfo, StorePath
 from tests.binary_cache.harm import HARM, narinfo
 from tests.binary_cache.servers import Server, dav_server, netrc, s3_credentials, s3_server
 from tests.binary_cache.support import (
@@ -26,12 +26,18 @@ from tests.binary_cache.support import (
     declare,
     infos_of,
     make_key,
+    on_machine,
     public_key,
     push,
 )
+from tests.nix.connection_daemons import newer_nix
+from tests.support.builders import TestBuilder
 from tests.support.private_store import PrivateStore
 
 KINDS = ["file", "s3", "http"]
+"""Those that are files; a test of every kind is marked so, and looks at no narinfo."""
+
+of_every_kind = pytest.mark.parametrize("place", [*KINDS, "ssh-ng"], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,16 @@ class Place:
     refresh: Callable[[], None]
     """To be called after the files were changed by hand."""
     netrc: Path | None = None
+    machine: Builder | None = None
+    """The one that is reached by ssh."""
 
     def declare(self, key: Path | None = None) -> Cache:
-        return replace(
+        cache = replace(
             declare(self.folder, key=key),
             uri=self.uri,
             credentials_file=None if self.credentials is None else str(self.credentials),
         )
+        return cache if self.machine is None else on_machine(cache, self.machine)
 
     def files(self) -> set[str]:
         found = (file for file in self.folder.rglob("*") if file.is_file())
@@ -75,6 +84,13 @@ def dav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server
         yield folder, server
 
 
+@pytest.fixture
+def remote(store: PrivateStore) -> Iterator[TestBuilder]:
+    made = TestBuilder(store, newer_nix())
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     match request.param:
@@ -94,6 +110,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             uri = f"http://{server.address}/{tmp_path.name}/folder"
             keys = netrc(tmp_path / "keys")
             return Place(uri, keys, folder, uri, server.refresh, netrc=keys)
+        case "ssh-ng":
+            remote: TestBuilder = request.getfixturevalue("remote")
+            machine = remote.declared()
+            assert machine.uri is not None
+            folder = remote.store_dir
+            folder.mkdir(parents=True)
+            substituter = remote.substituter
+            return Place(machine.uri, None, folder, substituter, lambda: None, machine=machine)
         case kind:
             raise AssertionError(kind)
 
@@ -117,6 +141,7 @@ def substitute(store: PrivateStore, place: Place, trusted: str, paths: list[Stor
     return store.run("nix-store", "--realise", *paths, *flags, check=False).returncode
 
 
+@of_every_kind
 async def test_what_is_pushed_is_signed_and_whole_and_nix_substitutes_it(
     store: PrivateStore, place: Place
 ) -> None:
@@ -135,6 +160,7 @@ async def test_what_is_pushed_is_signed_and_whole_and_nix_substitutes_it(
     store.run("nix-store", "--verify", "--check-contents")
 
 
+@of_every_kind
 async def test_a_second_push_sends_nothing(store: PrivateStore, place: Place) -> None:
     paths = build_chain(store)
     await push(store, place.declare(), paths)
@@ -155,6 +181,7 @@ async def test_nothing_is_visible_before_what_it_needs(store: PrivateStore, plac
         assert (place.folder / parse(narinfo(place.folder, path).read_text()).url).exists()
 
 
+@of_every_kind
 async def test_a_damaged_path_and_its_referrers_stay_out(store: PrivateStore, place: Place) -> None:
     base, middle, top = build_chain(store)
     damage(middle)
@@ -191,6 +218,7 @@ async def test_every_flaw_is_found(store: PrivateStore, place: Place) -> None:
         assert [each.flaw for each in await cache.verify(top)] == [Flaw.REFERENCE_ABSENT]
 
 
+@of_every_kind
 @pytest.mark.parametrize("asked", [5, 400])
 async def test_what_is_there_is_told_in_bulk(store: PrivateStore, place: Place, asked: int) -> None:
     paths = add_files(store, 200)
@@ -211,6 +239,7 @@ def other_hash(path: StorePath) -> StorePath:
     return StorePath(f"{folder}/{name[:31]}{last}{name[32:]}")
 
 
+@of_every_kind
 async def test_a_key_is_rotated(store: PrivateStore, place: Place) -> None:
     old, new = make_key(store, "old-1"), make_key(store, "new-2")
     paths = build_chain(store)
@@ -225,6 +254,7 @@ async def test_a_key_is_rotated(store: PrivateStore, place: Place) -> None:
     assert substitute(store, place, keys, paths) == 0
 
 
+@of_every_kind
 async def test_several_keys_sign(store: PrivateStore, place: Place) -> None:
     old, new = make_key(store, "old-1"), make_key(store, "new-2")
     paths = build_chain(store)
@@ -262,6 +292,7 @@ async def test_what_is_there_is_listed(store: PrivateStore, place: Place) -> Non
     assert (empty, found) == (None if place.netrc else frozenset(), listed)
 
 
+@of_every_kind
 async def test_a_large_nar(store: PrivateStore, place: Place) -> None:
     large = store.root / "large"
     large.write_bytes(os.urandom(20_000_000))
@@ -293,6 +324,7 @@ async def test_a_cache_is_reached_without_changing_it(store: PrivateStore, place
         await reach(place.declare(), store_dir=store_dir)
 
 
+@of_every_kind
 async def test_two_pushers_at_once_agree(store: PrivateStore, place: Place) -> None:
     paths = build_chain(store)
     infos: list[PathInfo] = await infos_of(store, paths)

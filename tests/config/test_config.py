@@ -284,6 +284,7 @@ def test_a_folder_that_a_uri_cannot_hold_is_refused(tmp_path: Path) -> None:
 # Each: the document with the place of the problem after ^^ (removed before it is read), the
 # document path, and words of the message.
 J = "jobsets: {a: {source: {flake: x}, "
+SSH = "caches: {c: {uri: 'ssh-ng://h', "
 R = "builders: {b: {resources: {memory: 8GiB}}}\njobsets: {a: {source: {flake: x}, "
 WRONG = [
     ("^^hello", "", 'must be a mapping, is the text "hello"; write it like {"jobsets"'),
@@ -440,6 +441,16 @@ WRONG = [
     ("caches: {c: {uri: ^^/srv/c}}", "caches.c.uri", "write file:///PATH"),
     ("caches: {c: {uri: ^^'file://srv/c'}}", "caches.c.uri", "write file:///PATH"),
     ("caches: {c: {uri: ^^'file:///srv/c?compression=xz'}}", "caches.c.uri", "a key of its own"),
+    ("caches: {c: {uri: ^^'ssh-ng://h?compress=true'}}", "caches.c.uri", "ssh-ng://USER@HOST"),
+    ("caches: {c: {uri: ^^'ssh-ng://-x'}}", "caches.c.uri", "ssh-ng://USER@HOST"),
+    (SSH + "compression: ^^xz}}", "caches.c.compression", "keeps what it has unpacked; remove it"),
+    (SSH + "push: ^^jobs}}", "caches.c.push", "without what that refers to; write requisites"),
+    (SSH + "gc: ^^true}}", "caches.c.gc", "has a garbage collector of its own; remove it"),
+    (SSH + "credentialsFile: ^^/k}}", "caches.c.credentialsFile", "write sshKeyFile"),
+    (SSH + "publicHostKey: ^^AAAA}}", "caches.c.publicHostKey", "as in /etc/ssh/"),
+    (SSH + "sshKeyFile: ^^/nix/store/x}}", "caches.c.sshKeyFile", "everyone can read it"),
+    ("caches: {c: {uri: 'file:/x', sshKeyFile: ^^/k}}", "caches.c.sshKeyFile",
+     "this cache is not reached by ssh; remove sshKeyFile"),
     ("caches: {c: {uri: 'file:/x', push: ^^reqisites}}", "caches.c.push",
      'did you mean "requisites"? (allowed: jobs, requisites, all)'),
     ("caches: {c: {uri: 'file:/x', compression: ^^3}}", "caches.c.compression", "must be a text"),

@@ -113,7 +113,7 @@ def test_every_example_of_an_object_is_accepted(kind: str) -> None:
         declared = {"builders": builders, "caches": caches, f"{kind}s": {"main": value}} | (
             {"caches": {"main": value}} if kind == "cache" else {}
         )
-        if kind == "builder" and {"sshKeyFile", "publicHostKey"} & set(value):
+        if {"sshKeyFile", "publicHostKey"} & set(value):
             value["uri"] = "ssh-ng://nix@big.example.org"
         config.parse(json.dumps(declared).encode(), name="example")
 

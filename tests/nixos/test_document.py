@@ -63,7 +63,7 @@ def examples() -> list[dict[str, Any]]:
         part = schema()["$defs"][kind]
         needed = {key: part["properties"][key]["examples"][0] for key in part.get("required", ())}
         for value in examples_of(part, needed):
-            if kind == "builder" and {"sshKeyFile", "publicHostKey"} & set(value):
+            if {"sshKeyFile", "publicHostKey"} & set(value):
                 value["uri"] = "ssh-ng://nix@big.example.org"
             declared = {
                 "caches": {"main": main},

@@ -8,6 +8,7 @@ processes of a builder's connections are known, to be killed or stopped.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import pwd
@@ -163,6 +164,14 @@ class TestBuilder:
             drain=False,
             ssh_key_file=str(self.sshd.key_file),
             public_host_key=self.sshd.host_key,
+        )
+
+    @property
+    def substituter(self) -> str:
+        """As Nix is told of it, where it is to fetch from there."""
+        key = base64.b64encode(" ".join(self.sshd.host_key.split()[:2]).encode()).decode()
+        return (
+            f"{self.declared().uri}?ssh-key={self.sshd.key_file}&base64-ssh-public-host-key={key}"
         )
 
     def shrink(self, size: str) -> None:
