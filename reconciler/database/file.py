@@ -27,7 +27,10 @@ MIGRATIONS = (
     "m002_charges",
     "m003_inspections",
     "m004_retention",
+    "m005_branches",
+    "m006_upstream_answers",
     "m007_quarantine",
+    "m008_incremental",
 )
 """Names of this program's migrations, in order. Here, because loading the migrations themselves
 takes as long as a whole report, which needs only to know whether there are others."""

@@ -1,0 +1,345 @@
+"""Reads: bases of incremental builds, what used them, and which of them are to be let go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from reconciler.bases import Base, Fingerprint, Trust
+from reconciler.database.file import Database, Row
+from reconciler.database.incremental import DESCENDANTS, EvaluationInput, Slot
+from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
+
+_SELECT = (
+    "SELECT b.*, f.parts, s.job, s.system, s.branch, s.trust, j.name AS jobset FROM base b"
+    " JOIN incremental_slot s ON s.id = b.slot JOIN fingerprint f ON f.digest = b.fingerprint"
+    " JOIN jobset j ON j.id = s.jobset"
+)
+_PROJECT = (
+    "(SELECT coalesce(o.pattern, o.id) FROM jobset o WHERE o.name = ?) = coalesce(j.pattern, j.id)"
+)
+"""Jobsets `j` that are branches of one source, with the one that is named."""
+
+
+class StoredBase(Struct, frozen=True, kw_only=True):
+    """A base with all that is known of it."""
+
+    slot: Slot
+    base: Base
+    name: str
+    path: StorePath
+    nar_hash: str
+    size: int
+    canonical: DrvPath
+    built: DrvPath
+    parent: int | None
+    origin: int | None
+    used_at: float | None
+    audited_at: float | None
+    released_at: float | None
+
+
+class SlotFacts(Struct, frozen=True, kw_only=True):
+    """What there is of a slot."""
+
+    slot: Slot
+    bases: int
+    """Those that are kept."""
+    size: int
+    deepest: int
+    newest_at: float | None
+    quarantined: int
+    incremental: int
+    """Builds that started from a base, of those that are remembered."""
+    full: int
+
+
+class BuildFacts(Struct, frozen=True, kw_only=True):
+    """What the build of a job started from, and what is known of the result."""
+
+    slot: Slot
+    derivation: int
+    path: DrvPath
+    canonical: DrvPath
+    fingerprint: Fingerprint
+    incremental: bool
+    base: int | None
+    reason: str
+    revision: str | None
+    at: float
+    audit: str | None
+    """Its state; None: none was asked for."""
+    audit_detail: str | None
+
+
+class Audit(Struct, frozen=True, kw_only=True):
+    """An audit that has not ended."""
+
+    id: int
+    derivation: int
+    path: DrvPath
+    clean: DrvPath
+    base: int | None
+    running: bool
+
+
+# --- Bases -------------------------------------------------------------------------------------
+
+
+def candidates(database: Database, jobset: JobsetName) -> list[Base]:
+    """What the jobs of a jobset may start from: all that is kept of its source's branches."""
+    rows = database.query(f"{_SELECT} WHERE b.released_at IS NULL AND {_PROJECT}", (jobset,))
+    prints: dict[str, Fingerprint] = {}
+    return [_base(row, prints) for row in rows]
+
+
+def stored(database: Database, bases: Iterable[int]) -> list[StoredBase]:
+    """Bases by number, in this order; those that are forgotten are left out."""
+    wanted = list(bases)
+    rows = database.query(
+        f"{_SELECT} WHERE b.id IN (SELECT value FROM json_each(?))", (json.dumps(wanted),)
+    )
+    found = {row["id"]: _stored(row) for row in rows}
+    return [found[each] for each in wanted if each in found]
+
+
+def of_jobset(database: Database, jobset: JobsetName) -> list[StoredBase]:
+    """The bases of a jobset's own jobs, released ones too, the newest first."""
+    rows = database.query(f"{_SELECT} WHERE j.name = ? ORDER BY b.id DESC", (jobset,))
+    return [_stored(row) for row in rows]
+
+
+def with_path(database: Database, path: StorePath) -> list[StoredBase]:
+    """The bases that are kept at a path: several builds may leave the same."""
+    rows = database.query(
+        f"{_SELECT} WHERE b.path = ? AND b.released_at IS NULL ORDER BY b.id", (path,)
+    )
+    return [_stored(row) for row in rows]
+
+
+def descendants(database: Database, base: int) -> list[int]:
+    """A base and all that descend from it."""
+    return [
+        row[0] for row in database.query(f"{DESCENDANTS} SELECT id FROM line ORDER BY id", (base,))
+    ]
+
+
+def ancestry(database: Database, base: int) -> list[StoredBase]:
+    """A base and what it goes back to, down to the full build."""
+    rows = database.query(
+        "WITH RECURSIVE line(id, parent) AS (SELECT id, parent FROM base WHERE id = ?"
+        " UNION SELECT b.id, b.parent FROM line l JOIN base b ON b.id = l.parent)"
+        f" {_SELECT} JOIN line l ON l.id = b.id ORDER BY b.depth DESC",
+        (base,),
+    )
+    return [_stored(row) for row in rows]
+
+
+def _base(row: Row, prints: dict[str, Fingerprint]) -> Base:
+    digest = row["fingerprint"]
+    if digest not in prints:
+        prints[digest] = _fingerprint(row)
+    return Base(
+        id=row["id"],
+        job=row["job"],
+        system=row["system"],
+        fingerprint=prints[digest],
+        branch=row["branch"] or None,
+        trust=Trust(row["trust"]),
+        commit=row["revision"],
+        depth=row["depth"],
+        full_at=row["full_at"],
+        created_at=row["created_at"],
+        quarantined=row["quarantine"],
+    )
+
+
+def _stored(row: Row) -> StoredBase:
+    return StoredBase(
+        slot=_slot(row),
+        base=_base(row, {}),
+        name=row["name"],
+        path=StorePath(row["path"]),
+        nar_hash=row["nar_hash"],
+        size=row["size"],
+        canonical=DrvPath(row["canonical"]),
+        built=DrvPath(row["built"]),
+        parent=row["parent"],
+        origin=row["origin"],
+        used_at=row["used_at"],
+        audited_at=row["audited_at"],
+        released_at=row["released_at"],
+    )
+
+
+def _fingerprint(row: Row) -> Fingerprint:
+    return Fingerprint(digest=row["fingerprint"], parts=json.loads(row["parts"]))
+
+
+def _slot(row: Row) -> Slot:
+    return Slot(
+        jobset=JobsetName(row["jobset"]),
+        job=row["job"],
+        system=row["system"],
+        branch=row["branch"] or None,
+        trust=Trust(row["trust"]),
+    )
+
+
+# --- Retention ---------------------------------------------------------------------------------
+
+
+def superfluous(database: Database, jobset: JobsetName, settings: Incremental) -> list[int]:
+    """The bases of a source's branches that are not to be kept.
+
+    Of each job of a branch the newest are kept, as far as all of them together are not too large,
+    and whatever an evaluation was given whose builds have not ended.
+    """
+    rows = database.query(
+        "SELECT id, path, size, place FROM (SELECT b.*, row_number() OVER"
+        " (PARTITION BY b.slot ORDER BY b.quarantined_at IS NOT NULL, b.created_at DESC,"
+        " b.id DESC) AS place FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        f" JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL AND {_PROJECT})"
+        # The newest of each job before the second of any.
+        " ORDER BY place, created_at DESC, id DESC",
+        (jobset,),
+    )
+    used = _used(database)
+    counted: set[str] = set()
+    total = 0
+    found = []
+    for row in rows:
+        size = 0 if row["path"] in counted else row["size"]
+        fits = row["place"] <= settings.per_slot and total + size <= settings.max_size
+        if fits or row["id"] in used:
+            counted.add(row["path"])
+            total += size
+        else:
+            found.append(row["id"])
+    return found
+
+
+def ownerless(database: Database) -> list[int]:
+    """The bases of jobsets that are declared no longer, unless their builds have not ended."""
+    rows = database.query(
+        "SELECT b.id FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " JOIN jobset j ON j.id = s.jobset"
+        " WHERE b.released_at IS NULL AND j.removed_at IS NOT NULL ORDER BY b.id"
+    )
+    used = _used(database)
+    return [row[0] for row in rows if row[0] not in used]
+
+
+def _used(database: Database) -> frozenset[int]:
+    """What evaluations were given that go on, or whose builds do."""
+    rows = database.query(
+        "SELECT DISTINCT eb.base FROM evaluation_base eb JOIN evaluation e ON e.id = eb.evaluation"
+        " WHERE e.state IN ('pending', 'running') OR EXISTS (SELECT 1 FROM job"
+        " JOIN build ON build.derivation = job.derivation WHERE job.evaluation = e.id"
+        " AND build.state IN ('queued', 'building'))"
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def held_paths(database: Database) -> frozenset[StorePath]:
+    """What must be rooted."""
+    rows = database.query("SELECT DISTINCT path FROM base WHERE released_at IS NULL")
+    return frozenset(row[0] for row in rows)
+
+
+# --- For people --------------------------------------------------------------------------------
+
+
+def slots(database: Database, jobset: JobsetName | None = None) -> list[SlotFacts]:
+    """What there is of each slot; of one jobset, or of all."""
+    rows = database.query(
+        "SELECT s.*, j.name AS jobset,"
+        " (SELECT count(*) FROM build_base c WHERE c.slot = s.id AND c.mode = 'incremental')"
+        " AS incremental,"
+        " (SELECT count(*) FROM build_base c WHERE c.slot = s.id AND c.mode = 'full') AS full,"
+        " count(b.id) AS bases, coalesce(sum(b.size), 0) AS size,"
+        " coalesce(max(b.depth), 0) AS deepest, max(b.created_at) AS newest_at,"
+        " count(b.quarantined_at) AS quarantined"
+        " FROM incremental_slot s JOIN jobset j ON j.id = s.jobset"
+        " LEFT JOIN base b ON b.slot = s.id AND b.released_at IS NULL"
+        " WHERE ?1 IS NULL OR j.name = ?1"
+        " GROUP BY s.id ORDER BY j.name, s.job, s.system, s.branch, s.trust",
+        (jobset,),
+    )
+    return [
+        SlotFacts(
+            slot=_slot(row),
+            **{
+                name: row[name]
+                for name in (
+                    "bases", "size", "deepest", "newest_at", "quarantined", "incremental", "full"
+                )
+            },
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def explain(database: Database, derivation: int) -> list[BuildFacts]:
+    """What a build started from and why: once for each job that it is."""
+    rows = database.query(
+        "SELECT c.*, f.parts, s.job, s.system, s.branch, s.trust, j.name AS jobset, d.path,"
+        " a.state AS audit, a.detail AS audit_detail FROM build_base c"
+        " JOIN derivation d ON d.id = c.derivation JOIN incremental_slot s ON s.id = c.slot"
+        " JOIN jobset j ON j.id = s.jobset JOIN fingerprint f ON f.digest = c.fingerprint"
+        " LEFT JOIN audit a ON a.derivation = c.derivation"
+        " WHERE c.derivation = ? ORDER BY j.name, s.job",
+        (derivation,),
+    )
+    return [
+        BuildFacts(
+            slot=_slot(row),
+            derivation=row["derivation"],
+            path=DrvPath(row["path"]),
+            canonical=DrvPath(row["canonical"]),
+            fingerprint=_fingerprint(row),
+            incremental=row["mode"] == "incremental",
+            base=row["base"],
+            reason=row["reason"],
+            revision=row["revision"],
+            at=row["at"],
+            audit=row["audit"],
+            audit_detail=row["audit_detail"],
+        )
+        for row in rows
+    ]
+
+
+def inputs(database: Database, evaluation: int) -> list[EvaluationInput]:
+    """What an evaluation was given; nothing for one without bases."""
+    return [
+        EvaluationInput(
+            protocol=Protocol(row["protocol"]),
+            reference=row["reference"],
+            text=row["text"],
+            revision=row["revision"],
+        )
+        for row in database.query(
+            "SELECT * FROM evaluation_input WHERE evaluation = ? ORDER BY protocol", (evaluation,)
+        )
+    ]
+
+
+def open_audits(database: Database) -> list[Audit]:
+    """Those that have not ended, the oldest first."""
+    return [
+        Audit(
+            id=row["id"],
+            derivation=row["derivation"],
+            path=DrvPath(row["path"]),
+            clean=DrvPath(row["clean"]),
+            base=row["base"],
+            running=row["state"] == "running",
+        )
+        for row in database.query(
+            "SELECT a.*, d.path FROM audit a JOIN derivation d ON d.id = a.derivation"
+            " WHERE a.finished_at IS NULL ORDER BY a.id"
+        )
+    ]

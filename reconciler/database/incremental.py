@@ -1,0 +1,311 @@
+"""Writes: what builds leave for later ones, what evaluations are given, and audits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+
+from msgspec import Struct
+
+from reconciler.bases import Fingerprint, Trust
+from reconciler.database.events import event
+from reconciler.database.file import Database
+from reconciler.model import DrvPath, JobsetName, Protocol, StorePath
+
+DESCENDANTS = (
+    "WITH RECURSIVE line(id) AS (SELECT id FROM base WHERE id = ?"
+    " UNION SELECT b.id FROM line l JOIN base b ON b.parent = l.id)"
+)
+"""A query's first part, `line`: a base and all that descend from it."""
+
+
+class Slot(Struct, frozen=True, kw_only=True):
+    """A job that leaves intermediates."""
+
+    jobset: JobsetName
+    job: str
+    system: str
+    branch: str | None
+    trust: Trust
+
+
+class NewBase(Struct, frozen=True, kw_only=True):
+    """Intermediates that are in the store by their content."""
+
+    name: str
+    path: StorePath
+    nar_hash: str
+    """As Nix's fixed-output derivations take it: `sha256-…`."""
+    size: int
+    fingerprint: Fingerprint
+    canonical: DrvPath
+    """The derivation of its job without any base."""
+    built: DrvPath
+    """The one that made them."""
+    revision: str | None
+    parent: int | None
+    """What that one started from; None: it was a full build."""
+
+
+class EvaluationInput(Struct, frozen=True, kw_only=True):
+    """What an evaluation was given for a protocol."""
+
+    protocol: Protocol
+    reference: str
+    """What names it to Nix or git: a locked flake reference, a revision, a hash of the text."""
+    text: str
+    revision: str | None
+    """The commit that it was put on top of."""
+
+
+class BuildBase(Struct, frozen=True, kw_only=True):
+    """What the build of a job starts from."""
+
+    derivation: int
+    canonical: DrvPath
+    fingerprint: Fingerprint
+    base: int | None
+    reason: str
+    revision: str | None
+
+
+# --- Bases -------------------------------------------------------------------------------------
+
+
+def slot_id(database: Database, slot: Slot) -> int:
+    """The number of a slot, which is made if need be; inside a transaction."""
+    key = (slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust)
+    database.execute(
+        "INSERT INTO incremental_slot(jobset, job, system, branch, trust)"
+        " SELECT id, ?2, ?3, ?4, ?5 FROM jobset WHERE name = ?1 ON CONFLICT DO NOTHING",
+        key,
+    )
+    row = database.one(
+        "SELECT s.id FROM incremental_slot s JOIN jobset j ON j.id = s.jobset"
+        " WHERE (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)",
+        key,
+    )
+    assert row is not None, f"there is no jobset {slot.jobset}"
+    return int(row[0])
+
+
+def add_base(database: Database, slot: Slot, new: NewBase, *, now: float) -> int:
+    """Record intermediates; its number. What the same build left before is replaced by it."""
+    with database.transaction():
+        _add_fingerprint(database, new.fingerprint)
+        number = slot_id(database, slot)
+        parent = database.one(
+            "SELECT depth + 1, full_at, origin FROM base WHERE id = ?", (new.parent,)
+        )
+        assert (parent is None) == (new.parent is None), f"there is no base {new.parent}"
+        depth, full_at, origin = (0, now, None) if parent is None else tuple(parent)
+        row = database.one(
+            "INSERT INTO base(slot, name, path, nar_hash, size, fingerprint, canonical, built,"
+            " revision, depth, parent, origin, full_at, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT(slot, built) DO UPDATE SET name = excluded.name, path = excluded.path,"
+            " nar_hash = excluded.nar_hash, size = excluded.size, released_at = NULL"
+            " RETURNING id",
+            (
+                number, new.name, new.path, new.nar_hash, new.size, new.fingerprint.digest,
+                new.canonical, new.built, new.revision, depth, new.parent, origin, full_at, now,
+            ),
+        )  # fmt: skip
+        assert row is not None
+        base = int(row[0])
+        database.execute("UPDATE base SET origin = id WHERE id = ? AND depth = 0", (base,))
+        _inherit(database, base, new.parent, now=now)
+        _base_event(database, base, before=None, after="kept", cause=f"left by {new.name}", now=now)
+    return base
+
+
+def _inherit(database: Database, base: int, parent: int | None, *, now: float) -> None:
+    """What starts from a base that turned out wrong while it was built is as wrong."""
+    row = database.one("SELECT quarantine FROM base WHERE id = ?", (parent,))
+    if row is not None and row["quarantine"] is not None:
+        quarantine(database, base, reason=_inherited(parent, row["quarantine"]), now=now)
+
+
+def _inherited(base: int | None, reason: str) -> str:
+    return f"it goes back to base {base}: {reason}"
+
+
+def release(database: Database, bases: Iterable[int], *, cause: str, now: float) -> None:
+    """Let bases go: nothing starts from them any more, and nothing keeps their paths."""
+    with database.transaction():
+        for base in bases:
+            database.execute("UPDATE base SET released_at = ? WHERE id = ?", (now, base))
+            _base_event(database, base, before="kept", after="released", cause=cause, now=now)
+
+
+def quarantine(database: Database, base: int, *, reason: str, now: float) -> list[int]:
+    """Have nothing start from a base, nor from any that descends from it; those this is new to."""
+    with database.transaction():
+        found = [
+            row[0]
+            for row in database.query(
+                f"{DESCENDANTS} SELECT id FROM line JOIN base USING (id)"
+                " WHERE quarantined_at IS NULL ORDER BY id",
+                (base,),
+            )
+        ]
+        for each in found:
+            database.execute(
+                "UPDATE base SET quarantined_at = ?, quarantine = ? WHERE id = ?",
+                (now, reason if each == base else _inherited(base, reason), each),
+            )
+            _base_event(database, each, before="kept", after="quarantined", cause=reason, now=now)
+    return found
+
+
+def forget_released(database: Database, *, before: float) -> None:
+    """Drop what was let go before a time and nothing descends from; fingerprints of nothing."""
+    leaf = (
+        "released_at < ? AND NOT EXISTS (SELECT 1 FROM base c"
+        " WHERE c.parent = base.id OR (c.origin = base.id AND c.id <> base.id))"
+        " AND NOT EXISTS (SELECT 1 FROM evaluation_base e WHERE e.base = base.id)"
+    )
+    with database.transaction():
+        while database.one(f"SELECT 1 FROM base WHERE {leaf} LIMIT 1", (before,)):
+            database.execute(f"DELETE FROM base WHERE {leaf}", (before,))
+        database.execute(
+            "DELETE FROM fingerprint WHERE digest NOT IN (SELECT fingerprint FROM base)"
+            " AND digest NOT IN (SELECT fingerprint FROM build_base)"
+        )
+
+
+def _base_event(
+    database: Database, base: int, *, before: str | None, after: str, cause: str, now: float
+) -> None:
+    row = database.one(
+        "SELECT j.name, s.job FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " JOIN jobset j ON j.id = s.jobset WHERE b.id = ?",
+        (base,),
+    )
+    assert row is not None
+    subject = f"{row[0]}.{row[1]}#{base}"
+    event(database, at=now, kind="base", subject=subject, before=before, after=after, cause=cause)
+
+
+def _add_fingerprint(database: Database, found: Fingerprint) -> None:
+    database.execute(
+        "INSERT INTO fingerprint(digest, parts) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (found.digest, json.dumps(dict(found.parts))),
+    )
+
+
+# --- Evaluations and builds --------------------------------------------------------------------
+
+
+def give(
+    database: Database,
+    evaluation: int,
+    inputs: Iterable[EvaluationInput],
+    bases: Collection[int],
+    *,
+    now: float,
+) -> None:
+    """Record what an evaluation is given, in place of what it was given before."""
+    with database.transaction():
+        for table in ("evaluation_input", "evaluation_base"):
+            database.execute(f"DELETE FROM {table} WHERE evaluation = ?", (evaluation,))
+        database.execute_many(
+            "INSERT INTO evaluation_input(evaluation, protocol, reference, text, revision)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (
+                (evaluation, each.protocol, each.reference, each.text, each.revision)
+                for each in inputs
+            ),
+        )
+        database.execute_many(
+            "INSERT INTO evaluation_base(evaluation, base) VALUES (?, ?)",
+            ((evaluation, base) for base in sorted(bases)),
+        )
+        database.execute_many(
+            "UPDATE base SET used_at = ? WHERE id = ?", ((now, base) for base in bases)
+        )
+
+
+def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> None:
+    """Record what the build of a job starts from; the newest choice for a derivation counts."""
+    with database.transaction():
+        _add_fingerprint(database, choice.fingerprint)
+        database.execute(
+            "INSERT INTO build_base(derivation, slot, canonical, fingerprint, mode, base, reason,"
+            " revision, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT(derivation, slot) DO UPDATE SET mode = excluded.mode,"
+            " base = excluded.base, reason = excluded.reason, at = excluded.at,"
+            " revision = excluded.revision",
+            (
+                choice.derivation,
+                slot_id(database, slot),
+                choice.canonical,
+                choice.fingerprint.digest,
+                "full" if choice.base is None else "incremental",
+                choice.base,
+                choice.reason,
+                choice.revision,
+                now,
+            ),
+        )
+
+
+# --- Audits ------------------------------------------------------------------------------------
+
+
+def ask_audit(
+    database: Database, derivation: int, *, base: int, clean: DrvPath, now: float
+) -> None:
+    """Have a build made again without its base; asked for once more, it is made once more."""
+    with database.transaction():
+        database.execute(
+            "INSERT INTO audit(derivation, base, clean, state, asked_at)"
+            " VALUES (?, ?, ?, 'pending', ?)"
+            " ON CONFLICT(derivation) DO UPDATE SET state = 'pending', detail = NULL,"
+            " finished_at = NULL, asked_at = excluded.asked_at WHERE finished_at IS NOT NULL",
+            (derivation, base, clean, now),
+        )
+
+
+def start_audit(database: Database, audit: int) -> None:
+    """Record that its clean build has begun."""
+    with database.transaction():
+        database.execute(
+            "UPDATE audit SET state = 'running' WHERE id = ? AND finished_at IS NULL", (audit,)
+        )
+
+
+def end_audit(database: Database, audit: int, *, difference: str | None, now: float) -> list[int]:
+    """Record what an audit found, None being nothing; the bases that are now in quarantine."""
+    with database.transaction():
+        row = database.one("SELECT derivation, base FROM audit WHERE id = ?", (audit,))
+        assert row is not None
+        state = "same" if difference is None else "different"
+        _finish_audit(database, audit, state=state, detail=difference, now=now)
+        if difference is None:
+            database.execute(
+                "UPDATE base SET audited_at = ? WHERE built = (SELECT path FROM derivation"
+                " WHERE id = ?)",
+                (now, row["derivation"]),
+            )
+            return []
+        return (
+            []
+            if row["base"] is None
+            else quarantine(database, row["base"], reason=f"an audit: {difference}", now=now)
+        )
+
+
+def fail_audit(database: Database, audit: int, *, why: str, now: float) -> None:
+    """Record that nothing could be found out: the clean build failed, say."""
+    with database.transaction():
+        _finish_audit(database, audit, state="failed", detail=why, now=now)
+
+
+def _finish_audit(
+    database: Database, audit: int, *, state: str, detail: str | None, now: float
+) -> None:
+    database.execute(
+        "UPDATE audit SET state = ?, detail = ?, finished_at = ? WHERE id = ?",
+        (state, detail, now, audit),
+    )

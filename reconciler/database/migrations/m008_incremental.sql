@@ -1,0 +1,103 @@
+-- Incremental builds: what builds left for later ones, what evaluations were given, and why.
+
+-- A job of a jobset that leaves intermediates. `branch` is '' where the source has only one.
+CREATE TABLE incremental_slot (
+    id INTEGER PRIMARY KEY,
+    jobset INTEGER NOT NULL REFERENCES jobset(id) ON DELETE CASCADE,
+    job TEXT NOT NULL,
+    system TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    trust TEXT NOT NULL,
+    UNIQUE (jobset, job, system, branch, trust)
+) STRICT;
+
+-- By what means derivations build: JSON, part to digest.
+CREATE TABLE fingerprint (
+    digest TEXT PRIMARY KEY,
+    parts TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Intermediates in the store, by content. `canonical` is the derivation without any base, `built`
+-- the one that made them. They stay here after their path is let go (`released_at`), for as long as
+-- anything descends from them: `parent` is what they started from, `origin` the full build.
+CREATE TABLE base (
+    id INTEGER PRIMARY KEY,
+    slot INTEGER NOT NULL REFERENCES incremental_slot(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    path TEXT NOT NULL,
+    nar_hash TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL REFERENCES fingerprint(digest),
+    canonical TEXT NOT NULL,
+    built TEXT NOT NULL,
+    revision TEXT,
+    depth INTEGER NOT NULL,
+    parent INTEGER REFERENCES base(id) ON DELETE SET NULL,
+    origin INTEGER REFERENCES base(id) ON DELETE SET NULL,
+    full_at REAL NOT NULL,
+    created_at REAL NOT NULL,
+    used_at REAL,
+    audited_at REAL,
+    quarantined_at REAL,
+    quarantine TEXT,
+    released_at REAL,
+    UNIQUE (slot, built),
+    CHECK ((quarantined_at IS NULL) = (quarantine IS NULL))
+) STRICT;
+CREATE INDEX base_slot ON base(slot, created_at);
+CREATE INDEX base_parent ON base(parent) WHERE parent IS NOT NULL;
+CREATE INDEX base_origin ON base(origin) WHERE origin IS NOT NULL;
+CREATE INDEX base_fingerprint ON base(fingerprint);
+CREATE INDEX base_held ON base(path) WHERE released_at IS NULL;
+
+-- What an evaluation was given beside its source, whole, so that anyone can repeat it: the flake in
+-- place of an input, the commit on top of the source's, or the argument.
+CREATE TABLE evaluation_input (
+    evaluation INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
+    protocol TEXT NOT NULL CHECK (protocol IN ('garnix', 'cache.nix', 'arg')),
+    reference TEXT NOT NULL,
+    text TEXT NOT NULL,
+    revision TEXT,
+    PRIMARY KEY (evaluation, protocol)
+) STRICT, WITHOUT ROWID;
+
+-- Which bases those are: they stay while the evaluation's builds may want them.
+CREATE TABLE evaluation_base (
+    evaluation INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
+    base INTEGER NOT NULL REFERENCES base(id) ON DELETE CASCADE,
+    PRIMARY KEY (evaluation, base)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX evaluation_base_base ON evaluation_base(base);
+
+-- What the build of a job started from, and why. `base` NULL and `mode` incremental: it is forgotten.
+CREATE TABLE build_base (
+    derivation INTEGER NOT NULL REFERENCES derivation(id) ON DELETE CASCADE,
+    slot INTEGER NOT NULL REFERENCES incremental_slot(id) ON DELETE CASCADE,
+    canonical TEXT NOT NULL,
+    fingerprint TEXT NOT NULL REFERENCES fingerprint(digest),
+    mode TEXT NOT NULL CHECK (mode IN ('incremental', 'full')),
+    base INTEGER REFERENCES base(id) ON DELETE SET NULL,
+    reason TEXT NOT NULL,
+    revision TEXT,
+    at REAL NOT NULL,
+    PRIMARY KEY (derivation, slot),
+    CHECK (mode = 'incremental' OR base IS NULL)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX build_base_slot ON build_base(slot);
+CREATE INDEX build_base_base ON build_base(base) WHERE base IS NOT NULL;
+CREATE INDEX build_base_fingerprint ON build_base(fingerprint);
+
+-- Incremental builds that are made again without a base, and what came of it.
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY,
+    derivation INTEGER NOT NULL UNIQUE REFERENCES derivation(id) ON DELETE CASCADE,
+    base INTEGER REFERENCES base(id) ON DELETE SET NULL,
+    clean TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'same', 'different', 'failed')),
+    detail TEXT,
+    asked_at REAL NOT NULL,
+    finished_at REAL,
+    CHECK ((finished_at IS NULL) = (state IN ('pending', 'running')))
+) STRICT;
+CREATE INDEX audit_open ON audit(state) WHERE finished_at IS NULL;
+CREATE INDEX audit_base ON audit(base) WHERE base IS NOT NULL;
