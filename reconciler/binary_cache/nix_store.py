@@ -36,6 +36,7 @@ _MAX_REFUSALS = 3
 is not the paths' fault."""
 _NO_ROOM = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 _NO_TRUST = "lacks a signature by a trusted key"
+_NO_FILE = ("does not exist", "No such file")
 _OTHER_STORE = "is not in the Nix store"
 
 
@@ -195,7 +196,8 @@ class NixStoreCache:
             raise
         except NixError as error:
             message = str(error)
-            flaw = Flaw.NAR_ABSENT if "No such file" in message else Flaw.NAR_DAMAGED
+            lost = any(words in message for words in _NO_FILE)
+            flaw = Flaw.NAR_ABSENT if lost else Flaw.NAR_DAMAGED
         else:
             return None
         return Finding(path=info.path, flaw=flaw, message=message)

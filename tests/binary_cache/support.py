@@ -47,12 +47,12 @@ def build_chain(store: PrivateStore) -> list[StorePath]:
     return [StorePath(path) for path in closure]
 
 
-def damage(path: StorePath) -> None:
-    """Change one byte of a path in the store."""
+def damage(path: StorePath | Path, *, longer: bool = False) -> None:
+    """Change one byte of a path in the store, or make it longer."""
     file = Path(path)
     content = file.read_bytes()
     file.chmod(0o644)
-    file.write_bytes(content[:-2] + b"?\n")
+    file.write_bytes(content * 9 if longer else content[:-2] + b"?\n")
 
 
 def add_files(store: PrivateStore, count: int) -> list[StorePath]:

@@ -209,7 +209,11 @@ class TestBuilder:
 
     def holds(self, path: str) -> bool:
         """Whether a store path is there, valid or not."""
-        return os.path.lexists(self.store_dir / Path(path).name)
+        return os.path.lexists(self.stored(path))
+
+    def stored(self, path: str) -> Path:
+        """Where a store path is in truth."""
+        return self.store_dir / Path(path).name
 
     @contextlib.contextmanager
     def behind_a_daemon(self, **settings: str) -> Iterator[None]:
