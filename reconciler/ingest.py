@@ -20,6 +20,7 @@ from reconciler.build import products as build_products
 from reconciler.database import Database, built, evaluated
 from reconciler.database import ingest as rows
 from reconciler.database.ingest import KnownBuild
+from reconciler.errors import NixError
 from reconciler.model import (
     BuildState,
     Derivation,
@@ -34,6 +35,10 @@ from reconciler.transitions import Cause
 _LEAST = 16
 _MOST = 1024
 """Derivations that the store is asked about at once."""
+
+_FURTHEST = 64
+"""Paths that are asked about before the walk comes to them: a narrow graph would cost a question
+for each of its levels. It may cost a substituter so many questions that nobody needed."""
 
 _IN_A_ROW = 16
 """Files that are read before others have a turn: half a millisecond at most. What the store has
@@ -80,7 +85,16 @@ class _Met(Struct, eq=False):
 
 
 class _Walk(dict[DrvPath, _Met]):
-    """What a walk has met, in the order it was."""
+    """What a walk has met, in the order it was; and what it knows of what it has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facts: dict[DrvPath, Derivation] = {}
+        """Files that were read ahead."""
+        self.there: dict[StorePath, bool] = {}
+        """What the store has answered."""
+        self.reach = 0
+        """Paths to ask about ahead: more and more of them while nothing is there."""
 
     def __missing__(self, path: DrvPath) -> _Met:
         met = self[path] = _Met(path)
@@ -141,7 +155,7 @@ class Ingest:
             # Half of them: the others are read while the store looks for these.
             number = min(_MOST, max(_LEAST, len(queue) // 2))
             following = [queue.popleft() for _ in range(min(number, len(queue)))]
-            await asyncio.gather(self._ask(asked), _read(following))
+            await asyncio.gather(self._ask(asked, walk, in_graph), _read(following, walk))
             for each in asked:
                 if each.available is False:
                     fact = each.fact
@@ -151,7 +165,7 @@ class Ingest:
             asked = following
         return walk
 
-    async def _ask(self, level: Sequence[_Met]) -> None:
+    async def _ask(self, level: Sequence[_Met], walk: _Walk, in_graph: Collection[DrvPath]) -> None:
         """Find out which of them exist."""
         asked: list[tuple[_Met, list[StorePath | None]]] = []
         for each in level:
@@ -165,12 +179,17 @@ class Ingest:
                 }
             asked.append((each, [outputs.get(name) for name in each.wanted or fact.outputs]))
         paths = {path for _, wanted in asked for path in wanted if path is not None}
-        there = await self._store.available(paths) if paths else frozenset[StorePath]()
+        if new := paths.difference(walk.there):
+            new |= await _ahead(level, walk, in_graph, most=walk.reach - len(new))
+            there = await self._store.available(new)
+            walk.there.update((path, path in there) for path in new)
+            walk.reach = 0 if there else min(_FURTHEST, max(_LEAST, 2 * walk.reach))
         for each, wanted in asked:
             # What says itself that it failed is built once more, which costs nothing since Nix has
             # it, and is then judged as every build is.
-            each.available = there.issuperset(wanted) and not any(
-                path is not None and build_products.says_failed(path) for path in wanted
+            each.available = all(
+                path is not None and walk.there[path] and not build_products.says_failed(path)
+                for path in wanted
             )
 
     # --- Writing ---------------------------------------------------------------------------
@@ -273,13 +292,34 @@ def _left(walk: _Walk, in_graph: Collection[DrvPath]) -> Iterator[_Met]:
             yield met
 
 
-async def _read(level: Iterable[_Met]) -> None:
+async def _read(level: Iterable[_Met], walk: _Walk) -> None:
     """Read their files, and let others go on in between."""
     for number, met in enumerate(level):
         if not number % _IN_A_ROW:
             await asyncio.sleep(0)
         if met.fact is None:
-            met.fact = derivation.read(met.path)
+            met.fact = walk.facts.pop(met.path, None) or derivation.read(met.path)
+
+
+async def _ahead(
+    level: Iterable[_Met], walk: _Walk, in_graph: Collection[DrvPath], *, most: int
+) -> set[StorePath]:
+    """Outputs of what lies below a level, nearest first, that nobody has asked about."""
+    paths: set[StorePath] = set()
+    queue = deque(path for each in level if each.fact is not None for path in each.fact.inputs)
+    while queue and len(paths) < most:
+        path = queue.popleft()
+        if path in walk or path in walk.facts or path in in_graph:
+            continue
+        try:
+            fact = walk.facts[path] = derivation.read(path)
+        except NixError:
+            continue  # it may turn out that nobody needs it
+        paths.update(output for output in fact.outputs.values() if output is not None)
+        queue += fact.inputs
+        if not len(walk.facts) % _IN_A_ROW:
+            await asyncio.sleep(0)
+    return paths.difference(walk.there)
 
 
 def _edges(met: _Met) -> Iterable[tuple[int, int, str]]:

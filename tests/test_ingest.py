@@ -25,7 +25,7 @@ from reconciler.model import (
     StorePath,
 )
 from reconciler.nix import derivation
-from reconciler.nix.endpoint import local_endpoint
+from reconciler.nix.endpoint import Endpoint, local_endpoint
 from reconciler.store import Store
 from tests.support.private_store import PrivateStore
 
@@ -361,6 +361,53 @@ async def test_what_leaves_the_live_graph_meanwhile_is_read_after_all(
     assert graph == set()
     assert lab.names(batch.live) == lab.drvs.keys() == lab.ids().keys()
     assert len(lab.edges()) == 4
+
+
+LONG = 200
+CHAIN = f"""
+let {NODE}
+  links = builtins.genList (n: node "link${{toString n}}" (if n == 0 then [ ] else [
+    (builtins.elemAt links (n - 1))
+  ]) {{ }}) {LONG};
+in [ (builtins.elemAt links {LONG - 1}) ] ++ links
+"""
+
+
+class Counting(Store):
+    """A store that notes what it is asked."""
+
+    def __init__(self, endpoint: Endpoint, roots: Path) -> None:
+        super().__init__(endpoint, roots)
+        self.questions: list[frozenset[StorePath]] = []
+
+    async def available(self, paths: Collection[StorePath]) -> frozenset[StorePath]:
+        self.questions.append(frozenset(paths))
+        return await super().available(paths)
+
+
+async def test_a_narrow_graph_does_not_cost_a_question_for_each_level(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.instantiate(CHAIN)
+    counting = Counting(lab.store.endpoint, tmp_path / "roots")
+    batch = await lab.add(f"link{LONG - 1}", ingest=Ingest(lab.database, counting))
+    await counting.close()
+    assert len(batch.live) == len(lab.edges()) + 1 == LONG
+    assert len(counting.questions) < LONG // 20
+    asked = [path for each in counting.questions for path in each]
+    assert len(asked) == len(set(asked)) == LONG
+
+
+async def test_where_something_exists_little_below_it_is_asked_about(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.instantiate(CHAIN)
+    lab.realise(f"link{LONG - 3}")
+    counting = Counting(lab.store.endpoint, tmp_path / "roots")
+    batch = await lab.add(f"link{LONG - 1}", ingest=Ingest(lab.database, counting))
+    await counting.close()
+    assert lab.names(batch.live) == {f"link{LONG - 1}", f"link{LONG - 2}"}
+    assert len(frozenset().union(*counting.questions)) < LONG // 5
 
 
 async def test_more_outputs_wanted_than_exist(lab: Lab) -> None:
