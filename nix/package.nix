@@ -35,6 +35,7 @@ python3Packages.buildPythonApplication {
     root = ../.;
     fileset = lib.fileset.unions [
       ../LICENSE
+      ../lib
       ../README.md
       ../pyproject.toml
       ../reconciler

@@ -24,6 +24,9 @@ from reconciler.nix.protocol import ClientOptions
 
 T = TypeVar("T")
 
+_BASES = "bases"
+"""The folder of their roots: no evaluation has such a number."""
+
 
 class Whereabouts(Struct, frozen=True, kw_only=True):
     """Where store paths are; those that are nowhere are in neither."""
@@ -144,8 +147,19 @@ class Store:
 
     async def hold(self, evaluation: int, paths: Iterable[StorePath | DrvPath]) -> None:
         """Make permanent roots for an evaluation."""
-        folder = self._roots / str(evaluation)
-        folder.mkdir(parents=True, exist_ok=True)
+        await self._link(self._roots / str(evaluation), paths)
+
+    async def hold_bases(self, paths: Collection[StorePath]) -> None:
+        """Make permanent roots for the bases of incremental builds: for these and no others."""
+        folder = self._roots / _BASES
+        await self._link(folder, paths)
+        names = {Path(path).name for path in paths}
+        for link in folder.iterdir():
+            if link.name not in names:
+                link.unlink()
+
+    async def _link(self, folder: Path, paths: Iterable[StorePath | DrvPath]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (a local folder)
         for path in paths:
             link = folder / Path(path).name
             if not link.is_symlink():

@@ -1,0 +1,1 @@
+../../lib/incremental/bases.nix
