@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import os
+import select
 import socket
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import CommandEndpoint, SocketEndpoint, local_endpoint
 from tests.nix.connection_daemons import PATIENCE
 from tests.support.private_store import PrivateStore
+from tests.support.trial import DEADLINE
 
 
 def direct(environment: dict[str, str]) -> CommandEndpoint:
@@ -90,5 +93,7 @@ async def test_a_command_that_ignores_the_end_is_killed(tmp_path: Path) -> None:
     script = f"exec 9>{fifo}; trap '' TERM; while :; do sleep 1000; done"
     with pytest.raises(ConnectionLostError):
         await Connection.open(CommandEndpoint(("sh", "-c", script)), patience=0.5)
+    # The shell's own child dies a moment after it.
+    await asyncio.to_thread(select.select, [reading], [], [], DEADLINE)
     assert os.read(reading, 1) == b""
     os.close(reading)
