@@ -16,7 +16,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from reconciler import fetching, source
+from reconciler import fetching, listing, source
+from reconciler.branches import Head
 from reconciler.build import attempt
 from reconciler.build import log as build_log
 from reconciler.build.pool import Pool
@@ -80,6 +81,11 @@ class Places(Struct, frozen=True):
         return self.state_dir / "ssh"
 
     @property
+    def mirrors(self) -> Path:
+        """The commits of repositories whose branches are listed, by jobset."""
+        return self.state_dir / "mirrors"
+
+    @property
     def scratch(self) -> Path:
         """What evaluations write while they run."""
         return self.state_dir / "tmp"
@@ -90,10 +96,10 @@ class Places(Struct, frozen=True):
         self.scratch.mkdir(mode=0o700)
 
 
-async def resolve(jobset: Jobset, environment: Mapping[str, str]) -> Polled:
-    """Find out where a jobset's source stands."""
+async def resolve(jobset: Jobset, environment: Mapping[str, str], *, at: str | None) -> Polled:
+    """Find out where a jobset's source stands; that of a branch, `at` the revision listed."""
     try:
-        locked = await source.lock(jobset.source, environment=environment)
+        locked = await source.lock(jobset.source, environment=environment, at=at)
     except ReconcilerError as problem:
         return Polled(jobset=jobset.name, locked=None, error=str(problem))
     return Polled(jobset=jobset.name, locked=locked, error=None)
@@ -164,12 +170,22 @@ class Executor:
 
     # --- Sources and evaluations -----------------------------------------------------------
 
-    def poll(self, jobset: Jobset) -> None:
+    def poll(self, jobset: Jobset, *, at: str | None) -> None:
         """Resolve a jobset's source."""
-        self._start(self._poll(jobset))
+        self._start(self._poll(jobset, at))
 
-    async def _poll(self, jobset: Jobset) -> None:
-        self._report(await resolve(jobset, self.environment))
+    async def _poll(self, jobset: Jobset, at: str | None) -> None:
+        self._report(await resolve(jobset, self.environment, at=at))
+
+    def list_branches(self, jobset: Jobset, before: Mapping[str, Head]) -> None:
+        """List the branches that a jobset is declared for."""
+        self._start(self._list_branches(jobset, before))
+
+    async def _list_branches(self, jobset: Jobset, before: Mapping[str, Head]) -> None:
+        mirror = self._places.mirrors / jobset.name
+        self._report(
+            await listing.list_branches(jobset, before, mirror=mirror, environment=self.environment)
+        )
 
     def evaluate(
         self, jobset: Jobset, locked: LockedSource, number: int, known: Collection[DrvPath]

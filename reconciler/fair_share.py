@@ -1,8 +1,9 @@
 """How much of the builders' time each jobset was given, against its shares.
 
 Each jobset has a level, the slot-seconds it was given divided by its shares; the lowest level goes
-first. What runs is charged as soon as it starts. Knows neither what is to be built nor who builds
-it, and reads no clock.
+first. What runs is charged as soon as it starts. Branches share what their jobset has, and are
+served in turn in the same way. Knows neither what is to be built nor who builds it, and reads no
+clock.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ CREDIT = 86_400.0
 """Slot-seconds that a jobset may be behind what is being served, at most: one that had to wait
 for a lost builder is then preferred for so long, not for as long as it waited."""
 
-Standing = tuple[float, int]
+Place = tuple[float, int]
 """Of jobsets, the least goes first: level, and when it was last served."""
+Standing = tuple[Place, Place]
+"""The place among all that are declared, and of a branch the one among its like."""
 
 
 class _Running(Struct, frozen=True):
@@ -139,18 +142,18 @@ class FairShare:
                 levels[name] += seconds / self._shares[name]
         return levels
 
-    def standings(self, now: float) -> dict[JobsetName, Standing]:
+    def places(self, now: float) -> dict[JobsetName, Place]:
         """Give the order of the declared jobsets."""
         return {name: (level, self._turns.get(name, 0)) for name, level in self.levels(now).items()}
 
     def anticipate(
-        self, standings: dict[JobsetName, Standing], jobsets: Sequence[JobsetName], weight: float
+        self, places: dict[JobsetName, Place], jobsets: Sequence[JobsetName], weight: float
     ) -> None:
-        """Change standings as if a build of theirs had been started."""
-        turn = 1 + max(last for _, last in standings.values())
+        """Change places as if a build of theirs had been started."""
+        turn = 1 + max(last for _, last in places.values())
         for name in jobsets:
             cost = weight / len(jobsets) / self._shares[name]
-            standings[name] = (standings[name][0] + cost, turn)
+            places[name] = (places[name][0] + cost, turn)
 
     def start(
         self,
@@ -185,3 +188,123 @@ class FairShare:
         for name, share in self._shares.items():
             floor = self._served - CREDIT / share if name in busy else self._served
             self._levels[name] += max(0.0, floor - levels[name])
+
+
+ALONE: Place = (0.0, 0)
+"""The place of a jobset that is no branch, among its like."""
+
+
+class Standings:
+    """Who goes first at one time; changes as builds are assigned."""
+
+    def __init__(
+        self,
+        all_: dict[JobsetName, Place],
+        within: Mapping[JobsetName, dict[JobsetName, Place]],
+        groups: Mapping[JobsetName, JobsetName],
+    ) -> None:
+        self.all = all_
+        self.within = within
+        self._groups = groups
+
+    def neediest(self, jobsets: Iterable[JobsetName]) -> Standing:
+        """The standing of the one of them that goes first."""
+        if not self._groups:  # asked for each heap at each assignment: much faster than below
+            return min(map(self.all.__getitem__, jobsets)), ALONE
+        return min(map(self._standing, jobsets))
+
+    def _standing(self, jobset: JobsetName) -> Standing:
+        group = self._groups.get(jobset)
+        if group is None:
+            return self.all[jobset], ALONE
+        return self.all[group], self.within[group][jobset]
+
+
+class SharedOut:
+    """Fair share in two steps: between what is declared, then between the branches of one.
+
+    So a project with many branches is given as much as one with a single one, and of its branches
+    an idle one costs the others nothing. A build that several branches of one want is charged to
+    it once.
+    """
+
+    def __init__(self) -> None:
+        self._declared = FairShare()
+        self._branches: dict[JobsetName, FairShare] = {}
+        self._groups: Mapping[JobsetName, JobsetName] = {}
+        self._recalled: Mapping[JobsetName, float] = {}
+
+    def recall(self, usage: Mapping[JobsetName, float]) -> None:
+        """Take over what jobsets, branches among them, were given before this began."""
+        self._recalled = dict(usage)
+
+    def declare(
+        self, shares: Mapping[JobsetName, int], groups: Mapping[JobsetName, JobsetName]
+    ) -> None:
+        """Replace the jobsets and their shares; `groups` has for each branch its jobset."""
+        self._groups = dict(groups)
+        members: defaultdict[JobsetName, dict[JobsetName, int]] = defaultdict(dict)
+        for name, group in groups.items():
+            members[group][name] = shares[name]
+        used: defaultdict[JobsetName, float] = defaultdict(float)
+        for name, seconds in self._recalled.items():
+            used[groups.get(name, name)] += seconds
+        if used:
+            self._declared.recall(used)
+        self._declared.declare({groups.get(name, name): share for name, share in shares.items()})
+        self._branches = {each: self._branches.get(each, FairShare()) for each in members}
+        for group, inner in self._branches.items():
+            if known := {n: s for n, s in self._recalled.items() if groups.get(n) == group}:
+                inner.recall(known)
+            inner.declare(members[group])
+        self._recalled = {}
+
+    def standings(self, now: float) -> Standings:
+        """Give the order of all."""
+        within = {group: inner.places(now) for group, inner in self._branches.items()}
+        return Standings(self._declared.places(now), within, self._groups)
+
+    def anticipate(
+        self, standings: Standings, jobsets: Sequence[JobsetName], weight: float
+    ) -> None:
+        """Change standings as if a build of theirs had been started."""
+        groups = self._members(jobsets)
+        self._declared.anticipate(standings.all, [*groups], weight)
+        for group, members in groups.items():
+            if group in self._branches:
+                self._branches[group].anticipate(standings.within[group], members, weight)
+
+    def start(
+        self,
+        build: int,
+        jobsets: Sequence[JobsetName],
+        *,
+        weight: float,
+        waiting: Iterable[JobsetName],
+        now: float,
+    ) -> None:
+        """Charge the jobsets that want a build from now on; `waiting` have something to do."""
+        groups, busy = self._members(jobsets), self._members(waiting)
+        self._declared.start(build, tuple(groups), weight=weight, waiting=busy, now=now)
+        for group in groups:
+            if group in self._branches:
+                self._branches[group].start(
+                    build,
+                    tuple(groups[group]),
+                    weight=weight,
+                    waiting=busy.get(group, ()),
+                    now=now,
+                )
+
+    def end(self, build: int, *, now: float) -> None:
+        """Charge what it took in the end."""
+        self._declared.end(build, now=now)
+        for inner in self._branches.values():
+            inner.end(build, now=now)
+
+    def _members(self, jobsets: Iterable[JobsetName]) -> dict[JobsetName, list[JobsetName]]:
+        """Jobsets by what is declared of them; one that is no branch stands for itself."""
+        found: dict[JobsetName, list[JobsetName]] = {}
+        for name in jobsets:
+            found.setdefault(self._groups.get(name, name), []).append(name)
+        return found

@@ -28,6 +28,7 @@ from reconciler.states import (
 __all__ = [
     "Amount",
     "AttemptResult",
+    "Branches",
     "BuildProduct",
     "BuildState",
     "Builder",
@@ -93,6 +94,15 @@ class PathSource(Struct, frozen=True, kw_only=True):
 
 
 Source = FlakeSource | GitSource | PathSource
+
+
+class Branches(Struct, frozen=True, kw_only=True):
+    """The branches of a repository that become jobsets of their own."""
+
+    patterns: tuple[str, ...]
+    """Globs of branch names; one that starts with `!` leaves out."""
+    limit: int
+    """How many at most."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -186,6 +196,12 @@ class Jobset(Struct, frozen=True, kw_only=True):
     evaluation: EvaluationSettings
     resources: tuple[ResourceRule, ...] = ()
     incremental: Incremental = Incremental()
+    branches: Branches | None = None
+    """It is declared for these branches of its source: each is built as a jobset of its own, it
+    itself is not."""
+    branch_of: JobsetName | None = None
+    """It is a branch's, of the one that is declared."""
+    branch: str | None = None
 
 
 class Builder(Struct, frozen=True, kw_only=True):
@@ -268,6 +284,8 @@ class Desired(Struct, frozen=True, kw_only=True):
     """SHA-256 of `document`, in hexadecimal."""
     document: str = "{}"
     """The document as canonical JSON: every default written out, every path absolute."""
+    patterns: Mapping[JobsetName, Jobset] = field(default_factory=dict)
+    """Those that are declared for branches; the branches' own are among `jobsets`, once known."""
 
 
 # --- What Nix says -----------------------------------------------------------------------------

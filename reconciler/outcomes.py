@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
+from reconciler.branches import Head
 from reconciler.ingest import Ingested
 from reconciler.model import (
     AttemptResult,
     BuilderName,
     CacheName,
     DrvPath,
+    Jobset,
     JobsetName,
     StorePath,
 )
@@ -25,6 +27,19 @@ class Polled(Struct, frozen=True, kw_only=True):
     jobset: JobsetName
     locked: LockedSource | None
     error: str | None
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """The branches of a repository were listed, or could not be."""
+
+    asked: Jobset
+    """The jobset that is declared for them, as it was then."""
+    heads: tuple[Head, ...] = ()
+    """All that are asked for."""
+    error: str | None = None
+    """Why nothing is known of them."""
+    notes: Mapping[str, str | None] = field(default_factory=dict)
+    """What else is wrong, by reason."""
 
 
 class EvaluationStarted(Struct, frozen=True, kw_only=True):
@@ -151,6 +166,7 @@ class Faulted(Struct, frozen=True, kw_only=True):
 
 Outcome = (
     Polled
+    | Listed
     | EvaluationStarted
     | Discovered
     | Evaluated

@@ -53,7 +53,9 @@ class ObservedJobset(Struct, frozen=True, kw_only=True):
     polled_at: float | None = None
     """When this process resolved its source last, or failed to."""
     locked: Locked | None = None
-    """What its source resolved to at that time."""
+    """What its source resolved to at that time; of one with branches, that they were listed."""
+    unlisted: bool = False
+    """It is a branch's, and nobody has seen yet where that stands."""
     triggered: str | None = None
     """Why it is to be polled at once: a request, a watched change."""
     forced: str | None = None
@@ -121,6 +123,13 @@ class Observed(Struct, frozen=True, kw_only=True):
 
 class Poll(Struct, frozen=True, kw_only=True):
     """Resolve a jobset's source."""
+
+    jobset: JobsetName
+    cause: str
+
+
+class ListBranches(Struct, frozen=True, kw_only=True):
+    """List the branches that a jobset is declared for."""
 
     jobset: JobsetName
     cause: str
@@ -199,6 +208,7 @@ class Prune(Struct, frozen=True, kw_only=True):
 
 Action = (
     Poll
+    | ListBranches
     | Evaluate
     | Build
     | Fetch
@@ -230,10 +240,11 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
     """Decide what to do."""
     actions: list[Action] = [Prune(jobset=name) for name in observed.removed]
     wakes: list[float] = []
-    for jobset in desired.jobsets.values():
+    for jobset in (*desired.patterns.values(), *desired.jobsets.values()):
         seen = observed.jobsets.get(jobset.name, ObservedJobset())
         actions.extend(_evaluation(jobset, seen, now=now))
-        actions.extend(_retention(jobset, seen))
+        if jobset.branches is None:
+            actions.extend(_retention(jobset, seen))
         next_poll = _next_poll(jobset, seen)
         if _active(jobset, seen) and next_poll is not None:
             wakes.append(next_poll)
@@ -273,7 +284,10 @@ def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator
     if not _active(jobset, seen):
         return
     cause = _poll_cause(jobset, seen, now=now)
-    if cause is not None:
+    if jobset.branches is not None:
+        if cause is not None:
+            yield ListBranches(jobset=jobset.name, cause=cause)
+    elif cause is not None:
         yield Poll(jobset=jobset.name, cause=cause)
     elif seen.locked is not None:
         cause = _evaluation_cause(seen, seen.locked)
@@ -283,7 +297,7 @@ def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator
 
 def _active(jobset: Jobset, seen: ObservedJobset) -> bool:
     """Whether its source may be looked at now; at the end of what keeps it busy there is a tick."""
-    return jobset.enabled and not seen.suspended and not seen.busy
+    return jobset.enabled and not seen.suspended and not seen.busy and not seen.unlisted
 
 
 def _poll_cause(jobset: Jobset, seen: ObservedJobset, *, now: float) -> str | None:
@@ -401,7 +415,7 @@ def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str,
 def _declared(desired: Desired, *, kind: str, name: str) -> bool:
     match kind:
         case "jobset":
-            return name in desired.jobsets
+            return name in desired.jobsets or name in desired.patterns
         case "builder":
             return name in desired.builders
         case "cache":

@@ -15,12 +15,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from reconciler import config, reconcile
+from reconciler import branches, config, reconcile
 from reconciler.database import Database, observe, open_memory, open_reader
+from reconciler.database import branches as stored
 from reconciler.executor import Places, resolve
-from reconciler.model import CacheName, Desired, JobsetName
+from reconciler.listing import list_branches
+from reconciler.model import CacheName, Desired, Jobset, JobsetName
 from reconciler.nix import settings as nix_settings
-from reconciler.plan import Plan, Poll, plan
+from reconciler.plan import ListBranches, Plan, Poll, plan
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
 
@@ -62,15 +64,36 @@ async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[st
     try:
         before = observe.document_in_force(database)
         await reconcile.start(farm, now=now)
-        polls = [resolve(each, environment) for each in farm.active_jobsets()]
-        for polled in await asyncio.gather(*polls):
-            farm.progress_of(polled.jobset).triggered = None
-            collect.collect(farm, polled, now=now)
-        decided = plan(desired, reconcile.look(farm, now=now), now=now)
-        return _preview(farm, decided, None if before is None else before[1])
+        was = stored.known(database)
+        await _look(farm, environment, now=now)
+        decided = plan(farm.desired, reconcile.look(farm, now=now), now=now)
+        return _preview(farm, decided, None if before is None else before[1], was)
     finally:
         await farm.store.close()
         database.close()
+
+
+async def _look(farm: Farm, environment: Mapping[str, str], *, now: float) -> None:
+    """Make the polls of a tick: of branches first which there are."""
+    suspended = observe.suspended_jobsets(farm.database)
+    listings = [
+        # The mirror is the daemon's: nothing is written.
+        list_branches(each, {}, mirror=None, environment=environment)
+        for each in farm.desired.patterns.values()
+        if each.enabled and each.name not in suspended
+    ]
+    for listed in await asyncio.gather(*listings):
+        farm.progress_of(listed.asked.name).triggered = None
+        collect.collect(farm, listed, now=now)
+    heads = {each.name: farm.progress_of(each.name).head for each in farm.active_jobsets()}
+    polls = [
+        resolve(each, environment, at=head.revision if head is not None else None)
+        for each in farm.active_jobsets()
+        if (head := heads[each.name]) is not None or each.branch_of is None
+    ]
+    for polled in await asyncio.gather(*polls):
+        farm.progress_of(polled.jobset).triggered = None
+        collect.collect(farm, polled, now=now)
 
 
 def _copy(state_dir: Path, *, now: float) -> Database:
@@ -82,7 +105,12 @@ def _copy(state_dir: Path, *, now: float) -> Database:
     return copy
 
 
-def _preview(farm: Farm, decided: Plan, before: str | None) -> Preview:
+def _preview(
+    farm: Farm,
+    decided: Plan,
+    before: str | None,
+    known: Mapping[JobsetName, Mapping[JobsetName, str]],
+) -> Preview:
     work = farm.work
     live = [node.id for node in work.graph.nodes if node.state.live]
     queued: dict[JobsetName, int] = {}
@@ -90,21 +118,29 @@ def _preview(farm: Farm, decided: Plan, before: str | None) -> Preview:
         if work.scheduler.useful(derivation):
             for jobset in work.wanting(derivation):
                 queued[jobset] = queued.get(jobset, 0) + 1
-    old = config.parse(before.encode(), name="the document in force") if before else None
+    old = None
+    if before:
+        old = branches.expanded(config.parse(before.encode(), name="the document in force"), known)
     return Preview(
         desired=farm.desired,
         plan=Plan(
-            actions=tuple(each for each in decided.actions if not isinstance(each, Poll)),
+            actions=tuple(
+                each for each in decided.actions if not isinstance(each, Poll | ListBranches)
+            ),
             conditions=decided.conditions,
             wake_at=decided.wake_at,
         ),
         names={each: work.builds[each].name for each in live},
         queued=queued,
         open_pushes=observe.open_pushes(farm.database),
-        jobsets=_declared(old.jobsets if old else {}, farm.desired.jobsets),
+        jobsets=_declared(_jobsets(old) if old else {}, _jobsets(farm.desired)),
         builders=_declared(old.builders if old else {}, farm.desired.builders),
         caches=_declared(old.caches if old else {}, farm.desired.caches),
     )
+
+
+def _jobsets(desired: Desired) -> Mapping[JobsetName, Jobset]:
+    return {**desired.patterns, **desired.jobsets}
 
 
 def _declared(before: Mapping[Any, object], after: Mapping[Any, object]) -> Declared:

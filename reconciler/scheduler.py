@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from reconciler.fair_share import FairShare, Standing
+from reconciler.fair_share import SharedOut, Standing, Standings
 from reconciler.fleet import BUILTIN, Fleet, Obstacle, Refusal, Slots
 from reconciler.graph import Graph, Platform
 from reconciler.model import BuilderName, JobsetName
@@ -86,7 +86,7 @@ class Scheduler:
         self._queued: set[int] = set()  # what has an entry in a heap
         self._delayed: list[tuple[float, int]] = []
 
-        self._fair = FairShare()
+        self._fair = SharedOut()
         self._occupancy = Occupancy()
         self._look_again_at: float | None = None  # although nothing may happen until then
         self._turns: dict[BuilderName, int] = {}
@@ -98,13 +98,21 @@ class Scheduler:
         """Take over what jobsets were given before this began, in slot-seconds."""
         self._fair.recall(usage)
 
-    def demand(self, demands: Iterable[Demand], shares: Mapping[JobsetName, int]) -> None:
-        """Replace what is wanted, and the shares of the declared jobsets."""
+    def demand(
+        self,
+        demands: Iterable[Demand],
+        shares: Mapping[JobsetName, int],
+        groups: Mapping[JobsetName, JobsetName] | None = None,
+    ) -> None:
+        """Replace what is wanted, and the shares of the jobsets.
+
+        `groups` has, for each that is a branch's, the declared one whose shares it has a part of.
+        """
         wishes = tuple(demands)
         for wanted in wishes:
             if wanted.jobset not in shares:
                 raise ValueError(f"jobset {wanted.jobset} wants something but has no shares")
-        self._fair.declare(shares)
+        self._fair.declare(shares, groups or {})
         self._demands, self._names = wishes, list(shares)
         self._ranked = None
 
@@ -297,7 +305,7 @@ class Scheduler:
     def _best(
         self,
         fleet: Fleet,
-        standings: Mapping[JobsetName, Standing],
+        standings: Standings,
         now: float,
     ) -> tuple[int, list[_Entry]] | None:
         """Give the heap whose head goes first of all that a builder has room for, or a slot."""
@@ -310,7 +318,7 @@ class Scheduler:
                 entry = self._head(heap, now)
                 if entry is None:
                     continue
-                neediest = min(map(standings.__getitem__, self._jobsets(mask)))
+                neediest = standings.neediest(self._jobsets(mask))
                 rank = (entry[0], neediest, entry)
                 if first is None or rank < first:
                     best, first = (mask, heap), rank

@@ -24,7 +24,8 @@ TIMEOUT = 300.0
 """Seconds for asking a repository where it stands, or for copying a local tree."""
 _NIX_FEATURES = ("--extra-experimental-features", "nix-command flakes")
 _GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
-_REVISION = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+REVISION = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""A commit's full name."""
 
 
 class LockedFlake(Struct, frozen=True):
@@ -56,6 +57,8 @@ class LockedSource(Struct, frozen=True, kw_only=True):
     args: Mapping[str, Any] = field(default_factory=dict)
     store_path: str | None = None
     """The copy in the store that evaluation needs; None where Nix can fetch it again."""
+    revision: str | None = None
+    """The commit, of what lies in git."""
 
     @property
     def fingerprint(self) -> str:
@@ -68,16 +71,20 @@ async def lock(
     source: Source,
     *,
     environment: Mapping[str, str],
+    at: str | None = None,
     timeout: float = TIMEOUT,  # noqa: ASYNC109
 ) -> LockedSource:
-    """Resolve a source to what it is now; SourceError when that cannot be told."""
+    """Resolve a source to what it is now; SourceError when that cannot be told.
+
+    Of a source whose ref is known to be `at` a revision, it is that.
+    """
     env = fetch_environment(environment)
     try:
         match source:
             case FlakeSource():
-                return await _lock_flake(source, env=env, timeout=timeout)
+                return await _lock_flake(source, env=env, at=at, timeout=timeout)
             case GitSource():
-                return await _lock_git(source, env=env, timeout=timeout)
+                return await _lock_git(source, env=env, at=at, timeout=timeout)
             case PathSource():
                 return await _lock_path(source, env=env, timeout=timeout)
             case _:
@@ -105,6 +112,7 @@ async def _lock_flake(
     source: FlakeSource,
     *,
     env: Mapping[str, str],
+    at: str | None,
     timeout: float,  # noqa: ASYNC109
 ) -> LockedSource:
     url = source.url
@@ -127,13 +135,13 @@ async def _lock_flake(
             "--refresh",
             "--no-update-lock-file",
             "--",
-            url,
+            url if at is None else f"{url}&rev={at}",
         ],
         env=env,
         timeout=timeout,
     )
     if asked.returncode != 0:
-        raise SourceError(f"the flake '{url}' cannot be locked: {_reason(asked.stderr)}")
+        raise SourceError(f"the flake '{url}' cannot be locked: {reason(asked.stderr)}")
     facts = _json_object(asked.stdout, f"the metadata of the flake '{url}'")
     return _locked_flake(facts)
 
@@ -141,7 +149,9 @@ async def _lock_flake(
 def _locked_flake(facts: Mapping[str, Any]) -> LockedSource:
     attributes = facts["locked"]
     if "rev" in attributes:
-        return LockedSource(locked=facts["url"], origin=LockedFlake(facts["url"]))
+        return LockedSource(
+            locked=facts["url"], origin=LockedFlake(facts["url"]), revision=attributes["rev"]
+        )
     # A local folder or a work tree with changes: only the copy that Nix has just made of it
     # stays as it is.
     tree = LockedTree(facts["path"], attributes["narHash"])
@@ -157,17 +167,23 @@ async def _lock_git(
     source: GitSource,
     *,
     env: Mapping[str, str],
+    at: str | None,
     timeout: float,  # noqa: ASYNC109
 ) -> LockedSource:
-    url = _git_url(source.url)
+    url = git_url(source.url)
     file = _file(source.file)
-    if _REVISION.fullmatch(source.ref):
-        fetch: dict[str, str | bool] = {"url": url, "rev": source.ref, "allRefs": True}
-    else:
-        ref, revision = await _resolve(url, source.ref, env=env, timeout=timeout)
-        fetch = {"url": url, "ref": ref, "rev": revision}
+    ref, revision = source.ref, at or source.ref
+    if at is None and not REVISION.fullmatch(revision):
+        ref, revision = await _resolve(url, ref, env=env, timeout=timeout)
+    fetch: dict[str, str | bool] = {"url": url, "ref": ref, "rev": revision}
+    if ref == revision:
+        fetch = {"url": url, "rev": revision, "allRefs": True}
     return LockedSource(
-        locked=f"{url}?rev={fetch['rev']}", origin=LockedGit(fetch), file=file, args=source.args
+        locked=f"{url}?rev={revision}",
+        origin=LockedGit(fetch),
+        file=file,
+        args=source.args,
+        revision=revision,
     )
 
 
@@ -187,7 +203,7 @@ async def _resolve(
     patterns = [pattern for name in names for pattern in (name, f"{name}^{{}}")]
     asked = await process.run(["git", "ls-remote", "--", url, *patterns], env=env, timeout=timeout)
     if asked.returncode != 0:
-        raise SourceError(f"git cannot read '{url}': {_reason(asked.stderr)}")
+        raise SourceError(f"git cannot read '{url}': {reason(asked.stderr)}")
     revisions = dict(_refs(asked.stdout))
     for name in names:
         revision = revisions.get(f"{name}^{{}}") or revisions.get(name)
@@ -198,10 +214,10 @@ async def _resolve(
 
 def _refs(output: bytes) -> list[tuple[str, str]]:
     rows = [line.split("\t", 1) for line in output.decode(errors="replace").splitlines()]
-    return [(row[1], row[0]) for row in rows if len(row) == 2 and _REVISION.fullmatch(row[0])]
+    return [(row[1], row[0]) for row in rows if len(row) == 2 and REVISION.fullmatch(row[0])]
 
 
-def _git_url(url: str) -> str:
+def git_url(url: str) -> str:
     """The URL as git and Nix both take it; SourceError for what is none."""
     _refuse_secrets(url)
     if url.startswith("/"):
@@ -273,7 +289,7 @@ async def _lock_path(
         timeout=timeout,
     )
     if copied.returncode != 0:
-        raise SourceError(f"'{folder}' cannot be copied: {_reason(copied.stderr)}")
+        raise SourceError(f"'{folder}' cannot be copied: {reason(copied.stderr)}")
     facts = _json_object(copied.stdout, f"the copy of '{folder}'")
     tree = LockedTree(facts["path"], facts["narHash"])
     return LockedSource(
@@ -309,7 +325,7 @@ def _refuse_secrets(url: str) -> None:
         )
 
 
-def _reason(stderr: str) -> str:
+def reason(stderr: str) -> str:
     """The lines that say what is wrong, of what git or Nix printed."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     telling = [line for line in lines if re.match(r"(error|fatal): \S", line)]

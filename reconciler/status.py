@@ -145,6 +145,13 @@ class JobsetFacts(Struct, frozen=True, kw_only=True):
     """The evaluation whose jobs count: the good one in force, else the one that runs."""
     jobs: Mapping[JobState, int]
     conditions: tuple[Condition, ...] = ()
+    patterns: tuple[str, ...] | None = None
+    """It is declared for the branches that these ask for: it has no jobs itself."""
+    branches: int = 0
+    """Those that are there."""
+    branch_of: JobsetName | None = None
+    """It is a branch's, of the one that is declared."""
+    branch: str | None = None
 
 
 class CacheFacts(Struct, frozen=True, kw_only=True):
@@ -343,7 +350,7 @@ def judge_jobset(facts: JobsetFacts) -> JobsetStatus:
 
 def _judge_active(facts: JobsetFacts) -> tuple[Verdict, str]:
     bad = sum(count for state, count in facts.jobs.items() if state.bad)
-    progress = _progress(facts)
+    progress = _progress(facts) if facts.patterns is None else _listing(facts)
     reasons = [each.reason.replace("-", " ") for each in facts.conditions]
     if bad:
         reasons.append(f"{bad} failed")
@@ -351,7 +358,17 @@ def _judge_active(facts: JobsetFacts) -> tuple[Verdict, str]:
         return Verdict.FAILED, ", ".join(reasons + progress)
     if progress:
         return Verdict.IN_PROGRESS, ", ".join(progress)
-    return Verdict.IN_SYNC, "in sync"
+    return Verdict.IN_SYNC, "in sync" if facts.patterns is None else branch_count(facts.branches)
+
+
+def _listing(facts: JobsetFacts) -> list[str]:
+    """What is to be done for one whose branches are jobsets; to have none is a condition."""
+    return [] if facts.branches or facts.conditions else ["not listed yet"]
+
+
+def branch_count(branches: int) -> str:
+    """Branches in words."""
+    return "1 branch" if branches == 1 else f"{branches} branches"
 
 
 def _progress(facts: JobsetFacts) -> list[str]:
@@ -412,7 +429,7 @@ def _summary(verdict: Verdict, facts: Facts, jobsets: Iterable[JobsetStatus]) ->
     totals: dict[JobState, int] = {}
     names = 0
     for each in jobsets:
-        if each.facts.removed_at is None:
+        if each.facts.removed_at is None and each.facts.patterns is None:
             names += 1
             for state, count in each.facts.jobs.items():
                 totals[state] = totals.get(state, 0) + count

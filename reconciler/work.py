@@ -228,6 +228,7 @@ class Work:
                 if job.jobset in shares
             ),
             shares,
+            {each.name: each.branch_of for each in jobsets if each.branch_of is not None},
         )
         self._version += 1
 

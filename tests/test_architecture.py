@@ -22,7 +22,7 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"collecting", "evaluating", "fetching", "inspecting"},
+    {"collecting", "evaluating", "fetching", "inspecting", "listing"},
     {"pushing"},
     {"outcomes"},
     {"incremental"},
@@ -30,6 +30,7 @@ EFFECTS: list[set[str]] = [
     {"build"},
     {"binary_cache", "database"},
     {"nix"},
+    {"mirror"},
     {"source"},
     {"config"},
     {"notify", "process", "secrets", "watch"},
@@ -41,7 +42,7 @@ PURE: list[set[str]] = [
     {"work"},
     {"scheduler", "upkeep"},
     {"fair_share", "fleet", "prospects"},
-    {"bases", "graph", "occupancy", "quarantine", "transitions"},
+    {"bases", "branches", "graph", "occupancy", "quarantine", "transitions"},
     {"model"},
     {"resources", "states"},
     {"problems", "quantities"},

@@ -53,6 +53,10 @@ def diff(jobset: str, *, before: int | None, after: int | None, as_json: bool) -
         subject = lookup.resolve(database, jobset)
         if not isinstance(subject, JobsetSubject):
             raise UsageError(f"{jobset} is no jobset: evaluations are compared as a whole")
+        if branches := lookup.branches_of(database, subject.jobset):
+            raise UsageError(
+                f"jobset {jobset} is built as its branches: name one, such as {branches[0]}"
+            )
         kept = revisions.evaluations(database, subject.jobset)
         newer, older = _choose(kept, jobset, before=before, after=after)
         in_way = blocked(

@@ -7,6 +7,7 @@ import time
 
 import click
 
+from reconciler import mirror
 from reconciler.build import log as build_log
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import settings, verb
@@ -59,6 +60,7 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
                 found = history.waste(writer, oldest=oldest)
                 for attempt in history.forget(writer, oldest=oldest, now=now):
                     build_log.remove(where.logs, attempt)
+                mirror.prune(where.state_dir / "mirrors", keep=_with_branches(writer))
             finally:
                 writer.close()
     if as_json:
@@ -80,6 +82,15 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
             parts.append(f"{later} when their grace period has passed{when}")
         paths = counted(each.paths, "path")
         click.echo(f"The daemon deletes {paths} from cache {each.cache}: {', '.join(parts)}.")
+
+
+def _with_branches(database: Database) -> set[str]:
+    """Jobsets that are, or were not long ago, declared for branches."""
+    rows = database.query(
+        "SELECT name FROM jobset WHERE id IN (SELECT pattern FROM jobset) OR"
+        " (pattern IS NULL AND removed_at IS NULL)"
+    )
+    return {row[0] for row in rows}
 
 
 def _grace(database: Database) -> dict[CacheName, float]:

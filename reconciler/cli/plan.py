@@ -100,7 +100,7 @@ def describe(found: Preview) -> Iterator[Line]:
 def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
     """One action; what is told as a whole elsewhere gives nothing."""
     match action:
-        case planning.Poll():
+        case planning.Poll() | planning.ListBranches():
             # Looking at a source changes nothing: what it leads to is an evaluation.
             return
         case planning.Evaluate():

@@ -97,7 +97,7 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
     counted_jobsets = 0
     for each in report.jobsets:
         if each.facts.removed_at is None and not held(each.facts):
-            counted_jobsets += 1
+            counted_jobsets += each.facts.patterns is None
             for state, number in each.facts.jobs.items():
                 totals[state] = totals.get(state, 0) + number
     told = [f"{counted_jobsets} jobset{'s' * (counted_jobsets != 1)}: {count_jobs(totals)}"]

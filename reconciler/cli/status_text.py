@@ -19,7 +19,7 @@ from reconciler.cli.text import (
     one_line,
     table,
 )
-from reconciler.states import BuildState
+from reconciler.states import BuildState, JobsetName
 from reconciler.status import (
     Condition,
     DocumentDrift,
@@ -29,6 +29,7 @@ from reconciler.status import (
     Report,
     Stuck,
     Verdict,
+    branch_count,
     count_jobs,
     gist,
     held,
@@ -87,17 +88,32 @@ def _jobsets(found: Report, *, now: float, width: int | None) -> list[str]:
     if not found.jobsets:
         return ["No jobset is declared."]
     rows = []
+    gone: dict[JobsetName, list[float]] = {}
     for each in found.jobsets:
-        if each.facts.removed_at is not None:
-            text = click.style(f"pruned {ago(each.facts.removed_at, now)}", fg=DIM)
-            rows.append(["-", str(each.facts.name), "", text])
-            continue
-        sign = click.style("‖", fg=DIM) if held(each.facts) else mark(each.verdict)
-        rows.append([sign, str(each.facts.name), each.summary, _jobs(each, now=now)])
+        facts = each.facts
+        if facts.removed_at is None:
+            rows.append(_jobset(each, now=now))
+        elif facts.branch_of is not None:
+            gone.setdefault(facts.branch_of, []).append(facts.removed_at)
+        else:
+            text = click.style(f"pruned {ago(facts.removed_at, now)}", fg=DIM)
+            rows.append(["-", str(facts.name), "", text])
+    for name, ends in gone.items():
+        text = f"{branch_count(len(ends))} pruned, the last {ago(max(ends), now)}"
+        rows.append(["-", f"{name}@…", "", click.style(text, fg=DIM)])
     return table(rows, header=["", "JOBSET", "STATE", "JOBS"], width=width)
 
 
+def _jobset(each: JobsetStatus, *, now: float) -> list[str]:
+    """Its row; those of its branches follow it."""
+    indent = "" if each.facts.branch_of is None else "  "
+    sign = click.style("‖", fg=DIM) if held(each.facts) else mark(each.verdict)
+    return [sign, indent + harmless(each.facts.name), each.summary, _jobs(each, now=now)]
+
+
 def _jobs(each: JobsetStatus, *, now: float) -> str:
+    if each.facts.patterns is not None:
+        return f"branches {', '.join(each.facts.patterns)}"
     evaluation = each.facts.newest
     if evaluation is None:
         return ""

@@ -18,7 +18,17 @@ from reconciler.database.file import Database
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
 from reconciler.model import Outcome
 from reconciler.quantities import format_size
-from reconciler.status import EXIT_STATUS, JobsetStatus, JobState, Verdict, count_jobs, gist
+from reconciler.status import (
+    EXIT_STATUS,
+    JobsetFacts,
+    JobsetStatus,
+    JobState,
+    Report,
+    Verdict,
+    count_jobs,
+    gist,
+    worst,
+)
 from reconciler.status import job_state as own_state
 
 GOOD_SHOWN = 40
@@ -43,6 +53,8 @@ def _show_jobset(
 ) -> int:
     found = read_report(database, where)
     jobset = next(each for each in found.jobsets if each.facts.name == subject.jobset)
+    if jobset.facts.patterns is not None:
+        return _show_branches(found, jobset, as_json=as_json)
     problems = [each for each in found.problems if each.jobset == subject.jobset]
     current = jobset.facts.current
     others = [] if current is None else details.jobs(database, current.id)
@@ -62,6 +74,53 @@ def _show_jobset(
     else:
         click.echo("\n".join(_jobset_lines(jobset, rows, now=time.time())))
     return EXIT_STATUS[jobset.verdict]
+
+
+def _show_branches(found: Report, jobset: JobsetStatus, *, as_json: bool) -> int:
+    """One that is declared for branches, with each of them."""
+    branches = [
+        each
+        for each in found.jobsets
+        if each.facts.branch_of == jobset.facts.name and each.facts.removed_at is None
+    ]
+    if as_json:
+        print_json({**flat(jobset), "jobList": []})
+    else:
+        click.echo("\n".join(_branch_lines(jobset, branches, now=time.time())))
+    return EXIT_STATUS[worst(each.verdict for each in (jobset, *branches))]
+
+
+def _branch_lines(
+    jobset: JobsetStatus, branches: list[JobsetStatus], *, now: float
+) -> Iterator[str]:
+    facts = jobset.facts
+    yield f"{mark(jobset.verdict)} {click.style(facts.name, bold=True)}  {jobset.summary}"
+    pairs = [["source", facts.source], ["branches", ", ".join(facts.patterns or ())]]
+    pairs.append(["caches", ", ".join(facts.caches) or "none"])
+    yield from table(pairs, indent="  ")
+    yield from _condition_lines(facts, now=now)
+    if branches:
+        yield ""
+        yield from table(
+            [
+                [mark(each.verdict), harmless(each.facts.name), each.summary, _revision(each)]
+                for each in branches
+            ],
+            header=["", "JOBSET", "STATE", "NEWEST"],
+            width=columns(),
+        )
+
+
+def _revision(jobset: JobsetStatus) -> str:
+    newest = jobset.facts.newest
+    return "" if newest is None else one_line(newest.locked)
+
+
+def _condition_lines(facts: JobsetFacts, *, now: float) -> Iterator[str]:
+    for each in facts.conditions:
+        yield ""
+        yield click.style(f"{each.reason.replace('-', ' ')} since {ago(each.since, now)}", fg="red")
+        yield from (f"  {line}" for line in harmless(each.message).splitlines()[:20])
 
 
 def _jobset_lines(jobset: JobsetStatus, rows: list[details.JobRow], *, now: float) -> Iterator[str]:
@@ -87,10 +146,7 @@ def _jobset_lines(jobset: JobsetStatus, rows: list[details.JobRow], *, now: floa
     pairs.append(["caches", ", ".join(facts.caches) or "none"])
     pairs.append(["jobs", count_jobs(facts.jobs)])
     yield from table(pairs, indent="  ")
-    for each in facts.conditions:
-        yield ""
-        yield click.style(f"{each.reason.replace('-', ' ')} since {ago(each.since, now)}", fg="red")
-        yield from (f"  {line}" for line in harmless(each.message).splitlines()[:20])
+    yield from _condition_lines(facts, now=now)
     if rows:
         yield ""
         good = [each for each in rows if each.state is JobState.SUCCEEDED]

@@ -148,7 +148,10 @@ def _notes(
         found.append("the daemon is not running: nothing goes on until it is")
     if isinstance(subject, JobSubject):
         row = database.one(
-            "SELECT suspended_by, suspended_why, removed_at FROM jobset WHERE name = ?",
+            "SELECT s.removed_at, coalesce(s.suspended_by, p.suspended_by) AS suspended_by,"
+            " coalesce(s.suspended_why, p.suspended_why) AS suspended_why,"
+            " iif(s.suspended_by IS NULL, p.name, s.name) AS suspended"
+            " FROM jobset s LEFT JOIN jobset p ON p.id = s.pattern WHERE s.name = ?",
             (subject.jobset,),
         )
         assert row is not None
@@ -157,8 +160,8 @@ def _notes(
         elif row["suspended_by"] is not None:
             reason = f" ({row['suspended_why']})" if row["suspended_why"] else ""
             found.append(
-                f"jobset {subject.jobset} was suspended by {row['suspended_by']}{reason}: "
-                f"`reconciler resume {subject.jobset}`"
+                f"jobset {row['suspended']} was suspended by {row['suspended_by']}{reason}: "
+                f"`reconciler resume {row['suspended']}`"
             )
         declared = document_in_force(database).jobsets.get(subject.jobset)
         if declared is not None and not declared.enabled:

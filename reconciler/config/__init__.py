@@ -17,6 +17,7 @@ from reconciler.config import document, json_schema, rules
 from reconciler.config.json_schema import schema
 from reconciler.config.tree import DocumentError, plain
 from reconciler.model import (
+    Branches,
     Builder,
     BuilderName,
     Cache,
@@ -96,11 +97,13 @@ def _unreadable(path: Path, message: str, mend: str) -> ConfigError:
 
 def _desired(completed: dict[str, Any]) -> Desired:
     canonical = json.dumps(completed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    jobsets = {
+        JobsetName(name): _jobset(JobsetName(name), value)
+        for name, value in completed["jobsets"].items()
+    }
     return Desired(
-        jobsets={
-            JobsetName(name): _jobset(JobsetName(name), value)
-            for name, value in completed["jobsets"].items()
-        },
+        jobsets={name: each for name, each in jobsets.items() if each.branches is None},
+        patterns={name: each for name, each in jobsets.items() if each.branches is not None},
         builders={
             BuilderName(name): _builder(BuilderName(name), value)
             for name, value in completed["builders"].items()
@@ -120,6 +123,7 @@ def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
     return Jobset(
         name=name,
         source=source,
+        branches=_branches(value["source"]),
         attributes=_names(value["attributes"]),
         systems=_names(value["systems"]),
         interval=_seconds(value["interval"]),
@@ -174,8 +178,17 @@ def _source(value: dict[str, Any]) -> Source:
         return FlakeSource(url=value["flake"])
     if "git" in value:
         git = value["git"]
-        return GitSource(url=git["url"], ref=git["ref"], file=value["file"], args=value["args"])
+        ref = git["ref"] or "HEAD"
+        return GitSource(url=git["url"], ref=ref, file=value["file"], args=value["args"])
     return PathSource(path=value["path"], file=value["file"], args=value["args"])
+
+
+def _branches(value: dict[str, Any]) -> Branches | None:
+    holder = value.get("git", value)
+    patterns = holder.get("branches")
+    if patterns is None:
+        return None
+    return Branches(patterns=tuple(patterns), limit=holder["maxBranches"])
 
 
 def _builder(name: BuilderName, value: dict[str, Any]) -> Builder:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+from reconciler.config import branch_rules
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
 from reconciler.problems import Problem, did_you_mean, quote, render_path
@@ -63,8 +64,12 @@ def _placed(root: Node, path: list[str | int], message: str, mend: str) -> Probl
 def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
     caches = _declared(document, "caches")
     builders = _declared(document, "builders")
-    for name, jobset in _declared(document, "jobsets").items():
+    jobsets = _declared(document, "jobsets")
+    for name, jobset in jobsets.items():
         yield from _jobset(["jobsets", name], jobset, caches)
+        source = jobset.get("source")
+        if isinstance(source, dict):
+            yield from branch_rules.refusals(["jobsets", name], source, jobsets)
         yield from _resource_rules(["jobsets", name, "resources"], jobset, builders)
     yield from _builders(builders)
     yield from _stored_secrets(document)

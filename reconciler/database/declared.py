@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 
+from reconciler.database.branches import disown
 from reconciler.database.events import event
 from reconciler.database.file import Database
 from reconciler.model import (
@@ -34,7 +35,12 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
             after="in force",
             cause="document changed",
         )
-        _declare(database, "jobset", desired.jobsets, generation=generation, now=now)
+        jobsets = {*desired.jobsets, *desired.patterns}
+        _declare(database, "jobset", jobsets, generation=generation, now=now)
+        disown(
+            database,
+            [*desired.patterns, *(n for n, each in desired.jobsets.items() if not each.branch)],
+        )
         _declare(database, "cache", desired.caches, generation=generation, now=now)
         for cache in desired.caches.values():
             row = database.one("SELECT id, uri FROM cache WHERE name = ?", (cache.name,))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from reconciler.database.events import event
 from reconciler.database.file import Database, Value
 from reconciler.model import (
@@ -19,6 +21,17 @@ INTERRUPTED = "interrupted: the reconciler was stopped"
 """The error of an evaluation that a stop cut off: it is evaluated again."""
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """The commit that an evaluation is of, and what it comes from, as far as that is known."""
+
+    revision: str | None = None
+    ancestors: tuple[str, ...] = ()
+    merge_base: str | None = None
+
+
+UNKNOWN = Origin()
+
+
 def begin_evaluation(
     database: Database,
     jobset: JobsetName,
@@ -27,13 +40,24 @@ def begin_evaluation(
     locked: str,
     cause: str,
     now: float,
+    origin: Origin = UNKNOWN,
 ) -> int:
     """Record that a jobset is to be evaluated; the evaluation's id."""
     with database.transaction():
         evaluation = database.execute(
-            "INSERT INTO evaluation(jobset, state, fingerprint, locked, cause, started_at)"
-            " SELECT id, 'pending', ?, ?, ?, ? FROM jobset WHERE name = ?",
-            (fingerprint, locked, cause, now, jobset),
+            "INSERT INTO evaluation(jobset, state, fingerprint, locked, cause, started_at,"
+            " revision, ancestors, merge_base)"
+            " SELECT id, 'pending', ?, ?, ?, ?, ?, ?, ? FROM jobset WHERE name = ?",
+            (
+                fingerprint,
+                locked,
+                cause,
+                now,
+                origin.revision,
+                json.dumps(origin.ancestors),
+                origin.merge_base,
+                jobset,
+            ),
         )
         event(
             database,

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from reconciler.database import branches
 from reconciler.database.file import Database
 from reconciler.states import BuilderName, CacheName, JobsetName
 from reconciler.status import BuilderFacts
@@ -25,6 +27,11 @@ class DeclaredJobset(Struct, frozen=True, kw_only=True):
     attempts: int
     resources: tuple[tuple[str, Mapping[str, str | int]], ...]
     """Rules: a pattern, and what the document writes of what such builds take."""
+    patterns: tuple[str, ...] | None = None
+    """Of one that is declared for branches: for which."""
+    branch_of: JobsetName | None = None
+    branch: str | None = None
+    """Of a branch's: it is not in the document itself."""
 
 
 class InForce(Struct, frozen=True, kw_only=True):
@@ -74,13 +81,19 @@ def in_force(database: Database) -> InForce | None:
     if row is None:
         return None
     loaded: dict[str, Any] = json.loads(row["document"])
+    known = branches.known(database)
+    jobsets = {
+        JobsetName(name): _declared_jobset(value)
+        for name, value in loaded.get("jobsets", {}).items()
+    }
     return InForce(
         generation=row["id"],
         digest=row["digest"],
         applied_at=row["applied_at"],
         jobsets={
-            JobsetName(name): _declared_jobset(value)
-            for name, value in loaded.get("jobsets", {}).items()
+            name: each
+            for declared, value in jobsets.items()
+            for name, each in [(declared, value), *_branches(declared, value, known)]
         },
         builders=tuple(
             _declared_builder(name, value) for name, value in loaded.get("builders", {}).items()
@@ -88,12 +101,38 @@ def in_force(database: Database) -> InForce | None:
     )
 
 
+def _branches(
+    name: JobsetName, value: DeclaredJobset, known: Mapping[JobsetName, Mapping[JobsetName, str]]
+) -> list[tuple[JobsetName, DeclaredJobset]]:
+    """Those that come of one that is declared for branches."""
+    if value.patterns is None:
+        return []
+    return [
+        (
+            jobset,
+            replace(
+                value,
+                source=f"{value.source}, branch {branch}",
+                patterns=None,
+                branch_of=name,
+                branch=branch,
+            ),
+        )
+        for jobset, branch in sorted(known.get(name, {}).items())
+    ]
+
+
 def _declared_jobset(value: dict[str, Any]) -> DeclaredJobset:
     source = value["source"]
+    git = source.get("git", {})
+    # What a document from before there were branches does not have.
+    patterns = git.get("branches", source.get("branches"))
     if "flake" in source:
         text = str(source["flake"])
-    elif "git" in source:
-        text = f"{source['git']['url']} {source['git']['ref']}, {source['file']}"
+    elif patterns is not None:
+        text = f"{git['url']}, {source['file']}"
+    elif git:
+        text = f"{git['url']} {git['ref'] or 'HEAD'}, {source['file']}"
     else:
         text = f"{source['path']}/{source['file']}"
     return DeclaredJobset(
@@ -102,6 +141,7 @@ def _declared_jobset(value: dict[str, Any]) -> DeclaredJobset:
         caches=tuple(value["caches"]),
         attempts=value["retry"]["attempts"],
         resources=tuple((each["match"], each["needs"]) for each in value.get("resources", ())),
+        patterns=None if patterns is None else tuple(patterns),
     )
 
 

@@ -71,9 +71,6 @@ Subject = JobsetSubject | JobSubject | DerivationSubject
 
 def resolve(database: Database, text: str) -> Subject:
     """Find what is meant; UsageError with the nearest names."""
-    by_path = _by_path(database, text)
-    if by_path is not None:
-        return by_path
     jobsets = {
         JobsetName(row["name"]): row["removed_at"] is not None
         for row in database.query("SELECT name, removed_at FROM jobset")
@@ -81,6 +78,9 @@ def resolve(database: Database, text: str) -> Subject:
     if text in jobsets:
         name = JobsetName(text)
         return JobsetSubject(jobset=name, removed=jobsets[name])
+    by_path = _by_path(database, text)
+    if by_path is not None:
+        return by_path
     # A jobset's name may contain dots: the longest that fits is meant.
     fitting = sorted((name for name in jobsets if text.startswith(f"{name}.")), key=len)
     for jobset in reversed(fitting):
@@ -147,6 +147,14 @@ def _by_name(database: Database, name: str) -> DerivationSubject | None:
 def _unknown(
     database: Database, text: str, jobsets: Sequence[JobsetName], near: JobsetName | None
 ) -> UsageError:
+    branches = [] if near is None else branches_of(database, near)
+    if near is not None and branches:
+        attr = text.removeprefix(f"{near}.")
+        some = ", ".join(branches[:_SHOWN]) + (", …" if len(branches) > _SHOWN else "")
+        raise UsageError(
+            f"jobset {near} is built as its branches; name one, such as {branches[0]}.{attr}:"
+            f" there are {some}"
+        )
     if near is not None:
         jobs = [f"{near}.{attr}" for attr in job_attrs(database, near)]
         said = _suggest(text, jobs, listed="its jobs are", none="it has no jobs yet")
@@ -162,6 +170,18 @@ def _suggest(text: str, names: Sequence[str], *, listed: str, none: str) -> str:
     near = nearest(text[:200], names[:2000])
     few = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     return (f"did you mean {near}? " if near else "") + f"{listed} {few}"
+
+
+def branches_of(database: Database, jobset: JobsetName) -> list[JobsetName]:
+    """The jobsets of the branches that a jobset is declared for; none, if it is for no branches."""
+    return [
+        row[0]
+        for row in database.query(
+            "SELECT name FROM jobset WHERE removed_at IS NULL"
+            " AND pattern = (SELECT id FROM jobset WHERE name = ?) ORDER BY name",
+            (jobset,),
+        )
+    ]
 
 
 def job_attrs(database: Database, jobset: JobsetName) -> list[str]:

@@ -62,21 +62,26 @@ def jobsets(database: Database) -> dict[JobsetName, StoredJobset]:
                 interrupted=row["error"] == INTERRUPTED,
             )
         )
+    suspended = suspended_jobsets(database)
     return {
         row["name"]: StoredJobset(
             name=row["name"],
             removed=row["removed_at"] is not None,
-            suspended=row["suspended_at"] is not None,
+            suspended=row["name"] in suspended,
             evaluations=tuple(evaluations.get(row["id"], ())),
         )
-        for row in database.query("SELECT id, name, removed_at, suspended_at FROM jobset")
+        for row in database.query("SELECT id, name, removed_at FROM jobset")
     }
 
 
 def suspended_jobsets(database: Database) -> set[JobsetName]:
-    """Those for which a person wants nothing started."""
+    """Those for which a person wants nothing started; with one, all its branches."""
     return {
-        row[0] for row in database.query("SELECT name FROM jobset WHERE suspended_at IS NOT NULL")
+        row[0]
+        for row in database.query(
+            "SELECT s.name FROM jobset s LEFT JOIN jobset p ON p.id = s.pattern"
+            " WHERE s.suspended_at IS NOT NULL OR p.suspended_at IS NOT NULL"
+        )
     }
 
 
@@ -359,18 +364,23 @@ def push_failures(
 
 
 def derivations_named(database: Database, subject: str) -> list[int]:
-    """The derivations of a jobset, of a job (`JOBSET.ATTR`) in force, or with a path."""
-    return [
-        row[0]
-        for row in database.query(
-            "SELECT id FROM derivation WHERE path = ?1"
-            " UNION SELECT j.derivation FROM jobset s"
-            " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
-            " JOIN job j ON j.evaluation = e.id"
-            " WHERE (s.name = ?1 OR s.name || '.' || j.attr = ?1) AND j.derivation IS NOT NULL",
-            (subject,),
-        )
-    ]
+    """The derivations of a jobset or all its branches, of a job (`JOBSET.ATTR`) in force, or with
+    a path.
+
+    Both names may contain dots: as for the command line, the longest jobset that fits is meant.
+    """
+    found = database.query(
+        "SELECT id, NULL FROM derivation WHERE path = ?1"
+        " UNION SELECT j.derivation, length(s.name) FROM jobset s"
+        " LEFT JOIN jobset p ON p.id = s.pattern"
+        " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
+        " JOIN job j ON j.evaluation = e.id WHERE j.derivation IS NOT NULL"
+        " AND s.removed_at IS NULL AND (?1 IN (s.name, p.name) OR s.name || '.' || j.attr = ?1)",
+        (subject,),
+    )
+    whole = database.one("SELECT 1 FROM jobset WHERE name = ?", (subject,)) is not None
+    longest = max((row[1] or 0 for row in found), default=0)
+    return [row[0] for row in found if whole or (row[1] or 0) == longest]
 
 
 def open_pushes(database: Database) -> dict[CacheName, int]:

@@ -7,6 +7,7 @@ row by row. Writes nothing.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from reconciler.database import cached
@@ -150,7 +151,15 @@ def _jobsets(
     jobs: Mapping[int, Mapping[JobState, int]],
 ) -> tuple[JobsetFacts, ...]:
     found = []
-    for row in database.query("SELECT * FROM jobset"):
+    branches = Counter(each.branch_of for each in document.jobsets.values())
+    for row in database.query(
+        # What is suspended, its branches are as well.
+        "SELECT s.name, s.removed_at, s.branch, p.name AS pattern,"
+        " coalesce(s.suspended_at, p.suspended_at) AS suspended_at,"
+        " coalesce(s.suspended_by, p.suspended_by) AS suspended_by,"
+        " coalesce(s.suspended_why, p.suspended_why) AS suspended_why"
+        " FROM jobset s LEFT JOIN jobset p ON p.id = s.pattern"
+    ):
         name = JobsetName(row["name"])
         declared = document.jobsets.get(name)
         newest, current = evaluations[name]
@@ -170,6 +179,10 @@ def _jobsets(
                 current=current,
                 jobs={} if current is None else jobs[current.id],
                 conditions=conditions_of(conditions, "jobset", name),
+                patterns=None if declared is None else declared.patterns,
+                branches=branches[name],
+                branch_of=row["pattern"],
+                branch=row["branch"],
             )
         )
     order = {name: place for place, name in enumerate(document.jobsets)}

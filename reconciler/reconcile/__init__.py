@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from reconciler.database import collected, declared, inspected, observe, usage
 from reconciler.errors import NixError
-from reconciler.model import CacheName, Jobset, StorePath
+from reconciler.model import CacheName, EvaluationState, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan, plan
 from reconciler.reconcile import act, collect, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
@@ -152,7 +152,9 @@ def look(farm: Farm, *, now: float) -> Observed:
         stored = observe.jobsets(farm.database)
         return Observed(
             jobsets={
-                name: _jobset(farm, farm.desired.jobsets.get(name), each)
+                name: _declared_for_branches(farm, each)
+                if name in farm.desired.patterns
+                else _jobset(farm, farm.desired.jobsets.get(name), each)
                 for name, each in stored.items()
             },
             caches={name: _cache(farm, name, now=now) for name in farm.desired.caches},
@@ -167,7 +169,7 @@ def look(farm: Farm, *, now: float) -> Observed:
             removed=tuple(
                 name
                 for name, each in stored.items()
-                if each.removed
+                if (each.removed or name in farm.desired.patterns)
                 and any(e.state in ("running", "succeeded") for e in each.evaluations)
             ),
             faults=farm.faults,
@@ -177,18 +179,43 @@ def look(farm: Farm, *, now: float) -> Observed:
 def _jobset(farm: Farm, jobset: Jobset | None, stored: observe.StoredJobset) -> ObservedJobset:
     progress = farm.progress.get(stored.name)
     if progress is None or jobset is None:
-        return ObservedJobset(evaluations=stored.evaluations, suspended=stored.suspended)
+        return ObservedJobset(
+            evaluations=stored.evaluations,
+            suspended=stored.suspended,
+            busy=_evaluating(stored),
+            unlisted=jobset is not None and jobset.branch_of is not None,
+        )
     locked = progress.locked
     return ObservedJobset(
         evaluations=stored.evaluations,
         suspended=stored.suspended,
-        busy=progress.busy,
+        busy=progress.busy or _evaluating(stored),
         polled_at=progress.polled_at,
         locked=None
         if locked is None
         else Locked(text=locked.locked, fingerprint=fingerprint(jobset, locked.fingerprint)),
         triggered=progress.triggered,
         forced=progress.forced,
+        unlisted=jobset.branch_of is not None and progress.head is None,
+    )
+
+
+def _evaluating(stored: observe.StoredJobset) -> bool:
+    """Whether an evaluation is under way, also of one that was declared no longer for a moment."""
+    live = (EvaluationState.PENDING, EvaluationState.RUNNING)
+    return any(each.state in live for each in stored.evaluations)
+
+
+def _declared_for_branches(farm: Farm, stored: observe.StoredJobset) -> ObservedJobset:
+    """One whose branches are listed; it has evaluations from when it was none."""
+    progress = farm.progress_of(stored.name)
+    return ObservedJobset(
+        evaluations=stored.evaluations,
+        suspended=stored.suspended,
+        busy=progress.busy,
+        polled_at=progress.polled_at,
+        locked=Locked(text="listed", fingerprint="") if progress.listed else None,
+        triggered=progress.triggered,
     )
 
 

@@ -20,7 +20,7 @@ from reconciler.database import (
 )
 from reconciler.model import BuildState, PushScope, PushState
 from reconciler.plan import RunningBuild
-from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.farm import Farm, Progress
 from reconciler.states import InspectionScope
 from reconciler.transitions import Cause
 
@@ -28,7 +28,7 @@ from reconciler.transitions import Cause
 def act(farm: Farm, action: plan.Action, *, now: float) -> None:
     """Carry out one action."""
     match action:
-        case plan.Poll():
+        case plan.Poll() | plan.ListBranches():
             _poll(farm, action)
         case plan.Evaluate():
             _evaluate(farm, action, now=now)
@@ -76,11 +76,18 @@ def _let_go(
             assert_never(action)
 
 
-def _poll(farm: Farm, action: plan.Poll) -> None:
+def _poll(farm: Farm, action: plan.Poll | plan.ListBranches) -> None:
     progress = farm.progress_of(action.jobset)
     progress.busy = True
     progress.triggered = None
-    farm.executor.poll(farm.desired.jobsets[action.jobset])
+    match action:
+        case plan.Poll():
+            jobset, head = farm.desired.jobsets[action.jobset], progress.head
+            farm.executor.poll(jobset, at=None if head is None else head.revision)
+        case plan.ListBranches():
+            farm.executor.list_branches(farm.desired.patterns[action.jobset], progress.heads)
+        case _:
+            assert_never(action)
 
 
 def _evaluate(farm: Farm, action: plan.Evaluate, *, now: float) -> None:
@@ -95,6 +102,7 @@ def _evaluate(farm: Farm, action: plan.Evaluate, *, now: float) -> None:
         locked=action.locked.text,
         cause=action.cause,
         now=now,
+        origin=_origin(progress),
     )
     farm.executor.evaluate(
         farm.desired.jobsets[action.jobset],
@@ -102,6 +110,15 @@ def _evaluate(farm: Farm, action: plan.Evaluate, *, now: float) -> None:
         number,
         farm.work.ids.keys(),
     )
+
+
+def _origin(progress: Progress) -> evaluated.Origin:
+    """The commit that is evaluated; what it comes from is known of a branch that is still there."""
+    assert progress.locked is not None
+    revision, head = progress.locked.revision, progress.head
+    if head is None or head.revision != revision:
+        return evaluated.Origin(revision=revision)
+    return evaluated.Origin(revision=revision, ancestors=head.ancestors, merge_base=head.merge_base)
 
 
 def _build(farm: Farm, action: plan.Build, *, now: float) -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from reconciler import outcomes as out
 from reconciler.database import built, collected, evaluated, inspected, observe, pushed
 from reconciler.model import BuildState, CacheName, Outcome, PushState, StorePath
+from reconciler.reconcile import listed
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import LiveBuild, package_name
@@ -28,6 +29,8 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
     match outcome:
         case out.Polled():
             _polled(farm, outcome, now=now)
+        case out.Listed():
+            listed.listed(farm, outcome, now=now)
         case out.EvaluationStarted():
             evaluated.start_evaluation(farm.database, outcome.evaluation, now=now)
         case out.Discovered():

@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct, field
 
-from reconciler import quarantine
+from reconciler import branches, quarantine
+from reconciler.branches import Head
 from reconciler.database import Database, built, declared, needs, observe, troubles
+from reconciler.database import branches as stored
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
 from reconciler.model import (
@@ -61,6 +63,14 @@ class Progress(Struct):
     locked: LockedSource | None = None
     triggered: str | None = None
     forced: str | None = None
+    head: Head | None = None
+    """Of a branch: where it stands."""
+    heads: dict[str, Head] = field(default_factory=dict)
+    """Of one that is declared for branches: all that are asked for, as they were listed last."""
+    listed: bool = False
+    """That could be done when it was tried last."""
+    awaiting: dict[JobsetName, str] = field(default_factory=dict)
+    """Branches that a person asked to evaluate, as soon as it is known where they stand."""
 
 
 class Away(Struct):
@@ -123,6 +133,8 @@ class Farm(Struct):
 
     def adopt(self, desired: Desired, *, now: float) -> None:
         """Take a document as what is desired; one that is in force already changes nothing."""
+        desired = branches.expanded(desired, stored.known(self.database))
+        self._declared_for_branches(desired)
         for name, jobset in desired.jobsets.items():
             before = self.desired.jobsets.get(name)
             if before is not None and before.source != jobset.source:
@@ -138,6 +150,22 @@ class Farm(Struct):
             declared.adopt(self.database, desired, now=now)
         self.want()
         self.look_for_pushes()
+
+    def _declared_for_branches(self, desired: Desired) -> None:
+        """Have branches listed that are declared otherwise than before."""
+        for name, jobset in desired.patterns.items():
+            before = self.desired.patterns.get(name)
+            if before is None or (before.source, before.branches) == (
+                jobset.source,
+                jobset.branches,
+            ):
+                continue
+            self.trigger(name, cause="other branches are declared", force=False)
+            if branches.repository(before.source) != branches.repository(jobset.source):
+                self.progress_of(name).heads = {}
+                for each in desired.jobsets.values():
+                    if each.branch_of == name:
+                        self.progress_of(each.name).head = None
 
     def active_jobsets(self) -> list[Jobset]:
         """Those for which builds are started."""

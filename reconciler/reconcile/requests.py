@@ -38,7 +38,7 @@ def _carry_out(farm: Farm, request: Request, *, now: float) -> str:
 
 def _jobset(farm: Farm, subject: str) -> JobsetName | None:
     name = JobsetName(subject)
-    return name if name in farm.desired.jobsets else None
+    return name if name in farm.desired.jobsets or name in farm.desired.patterns else None
 
 
 def _no_such(subject: str) -> str:
@@ -49,7 +49,17 @@ def _trigger(farm: Farm, request: Request) -> str:
     jobset = _jobset(farm, request.subject)
     if jobset is None:
         return _no_such(request.subject)
-    farm.trigger(jobset, cause=f"asked for by {request.who}", force=True)
+    cause = f"asked for by {request.who}"
+    declared = jobset in farm.desired.jobsets and farm.desired.jobsets[jobset].branch_of
+    if jobset in farm.desired.patterns:
+        farm.trigger(jobset, cause=cause, force=True)
+        return "its branches are listed and evaluated"
+    if declared:
+        # One listing tells of all branches: where this one stands is found out by that.
+        farm.trigger(declared, cause=cause, force=False)
+        farm.progress_of(declared).awaiting[jobset] = cause
+        return "where it stands is listed, and it is evaluated"
+    farm.trigger(jobset, cause=cause, force=True)
     return "its source is looked at and evaluated"
 
 
@@ -60,7 +70,10 @@ def _suspend(farm: Farm, request: Request, *, now: float) -> str:
     who = request.who if request.verb == "suspend" else None
     declared.suspend(farm.database, jobset, who=who, why=request.why, now=now)
     farm.want()
-    return "suspended: what runs is finished, nothing is started" if who else "resumed"
+    if who:
+        return "suspended: what runs is finished, nothing is started"
+    still = jobset in observe.suspended_jobsets(farm.database)
+    return "resumed; yet all branches of its jobset are suspended" if still else "resumed"
 
 
 def _subjects(farm: Farm, subject: str) -> list[int]:

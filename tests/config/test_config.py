@@ -310,7 +310,7 @@ WRONG = [
     (
         "jobsets: {a: {source: {flake: x, ^^file: y}}}",
         "jobsets.a.source.file",
-        "(allowed: flake)",
+        "(allowed: flake, branches, maxBranches)",
     ),
     (
         "jobsets: {a: {source: {^^git: {}}}}",
@@ -320,7 +320,7 @@ WRONG = [
     (
         "jobsets:\n  a:\n    source:\n      git:\n        url: x\n        ref: ^^1.10\n",
         "jobsets.a.source.git.ref",
-        'must be a text, is the number 1.1; write it in quotes: "1.10"',
+        'must be a text or null, is the number 1.1; write it in quotes: "1.10"',
     ),
     (
         "jobsets: {a: {source: {git: {url: x, ref: ^^-x}}}}",
