@@ -8,6 +8,7 @@ database, except that `Ingest` stores an evaluation's jobs as they stream in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
@@ -208,6 +209,7 @@ class Executor:
         try:
             async with self._evaluators:
                 self._report(EvaluationStarted(evaluation=number))
+                self._start(self._pool.warm())
                 error = await Evaluating(
                     jobset=jobset,
                     locked=locked,
@@ -250,7 +252,8 @@ class Executor:
         try:
             async with self._pool.place(builder) as place:
                 result = await attempt.run(order, place, self._places.logs)
-            await self._store.protect(fact.path for fact in result.outputs.values())
+            # Till then the connection that made them protects them.
+            self._start(self._protect([fact.path for fact in result.outputs.values()]))
         except (NixError, UsageError) as error:
             result = attempt.unreachable(error, started_at=began)
         finally:
@@ -265,6 +268,10 @@ class Executor:
             )
 
     # --- Roots and pushes ------------------------------------------------------------------
+
+    async def _protect(self, paths: Collection[StorePath]) -> None:
+        with contextlib.suppress(NixError):  # it is made good when the store is reached again
+            await self._store.protect(paths)
 
     def hold(self, evaluation_id: int, paths: Iterable[StorePath]) -> None:
         """Make permanent roots."""

@@ -53,8 +53,7 @@ class Store:
                 connection = await Connection.open(
                     self.endpoint, options=ClientOptions(), patience=OPEN_TIMEOUT
                 )
-                for path in self._protected:
-                    await connection.add_temp_root(path)
+                await connection.add_temp_roots(self._protected)
                 self._connection = connection
             return self._connection
 
@@ -134,10 +133,9 @@ class Store:
 
     async def protect(self, paths: Iterable[StorePath]) -> None:
         """Keep paths from the garbage collector until `release_protected` or a stop."""
-        for path in paths:
-            if path not in self._protected:
-                self._protected.add(path)
-                await self._ask(lambda c, path=path: c.add_temp_root(path))  # type: ignore[misc]
+        if new := set(paths) - self._protected:
+            self._protected |= new
+            await self._ask(lambda c: c.add_temp_roots(new))
 
     async def release_protected(self) -> None:
         """Let go of what `protect` holds. Nix ties temporary roots to the connection."""
@@ -159,12 +157,14 @@ class Store:
                 link.unlink()
 
     async def _link(self, folder: Path, paths: Iterable[StorePath | DrvPath]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (a local folder)
-        for path in paths:
-            link = folder / Path(path).name
-            if not link.is_symlink():
-                link.symlink_to(path)
-                await self._ask(lambda c, link=link: c.add_indirect_root(str(link)))  # type: ignore[misc]
+        new = _make_links(folder, paths)
+        if not new:
+            return
+        try:
+            await self._ask(lambda c: c.add_indirect_roots(new))
+        except BaseException:
+            _remove(new)  # a link that is there counts as a root that Nix knows
+            raise
 
     def held(self) -> frozenset[int]:
         """The evaluations that have permanent roots."""
@@ -176,3 +176,20 @@ class Store:
     def release(self, evaluation: int) -> None:
         """Remove an evaluation's permanent roots; Nix drops its own links when it next looks."""
         shutil.rmtree(self._roots / str(evaluation), ignore_errors=True)
+
+
+def _make_links(folder: Path, paths: Iterable[StorePath | DrvPath]) -> list[str]:
+    """Have a folder hold a link to each of the paths; those that are new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = []
+    for path in paths:
+        link = folder / Path(path).name
+        if not link.is_symlink():
+            link.symlink_to(path)
+            new.append(str(link))
+    return new
+
+
+def _remove(links: Iterable[str]) -> None:
+    for link in links:
+        Path(link).unlink(missing_ok=True)

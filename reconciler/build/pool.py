@@ -7,13 +7,14 @@ who gets a slot, is decided elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.build.place import Here, Place
+from reconciler.errors import NixError
 from reconciler.model import Builder, BuilderName
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import OPEN_TIMEOUT, Endpoint
@@ -46,7 +47,7 @@ class Pool:
         )
         self._there: dict[BuilderName, tuple[RemoteBuilder, _Kept]] = {}
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def place(self, builder: Builder) -> AsyncIterator[Place]:
         """A place for one attempt. Raises NixError where it cannot be reached, or UsageError."""
         if builder.uri is None:
@@ -56,6 +57,12 @@ class Pool:
         remote, kept = await self._remote(builder)
         async with kept.borrowed() as there, self._here.borrowed() as here:
             yield remote.place(there, here)
+
+    async def warm(self) -> None:
+        """Have a connection to the local store at hand; a first build would wait for it."""
+        with contextlib.suppress(NixError):  # which a build that asks for one is told
+            async with self._here.borrowed():
+                pass
 
     async def rest(self) -> None:
         """Nothing is to be done: end what is idle, and with it the daemons."""
@@ -85,7 +92,7 @@ class _Kept:
         self._idle: list[tuple[Connection, float]] = []
         """Each with the loop's time when it is to be closed."""
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def borrowed(self) -> AsyncIterator[Connection]:
         """One of them, or a new one, until the end of the block."""
         clock = asyncio.get_running_loop().time

@@ -260,29 +260,19 @@ class Connection:
 
     # --- Roots and garbage -------------------------------------------------------------------
 
-    async def add_temp_root(self, path: StorePath) -> None:
-        """Keep a path, which need not be valid yet, from collection while this connection is open.
+    async def add_temp_roots(self, paths: Iterable[StorePath]) -> None:
+        """Keep paths, which need not be valid yet, from collection while this connection is open.
 
         Waits for a collection that is under way.
         """
-        await self._call(
-            f"keep {path}", Operation.ADD_TEMP_ROOT, string(path), Reader.word, unhurried=True
-        )
-
-    async def add_temp_roots(self, paths: Iterable[StorePath]) -> None:
-        """The same for many, asked at once: one wait for a peer that is far away."""
         await self._calls(
             "keep", Operation.ADD_TEMP_ROOT, tuple(paths), Reader.word, unhurried=True
         )
 
-    async def add_indirect_root(self, link: str) -> None:
-        """Make a symbolic link, anywhere, a root for as long as it points into the store."""
-        await self._call(
-            f"make {link} a root",
-            Operation.ADD_INDIRECT_ROOT,
-            string(link),
-            Reader.word,
-            unhurried=True,
+    async def add_indirect_roots(self, links: Iterable[str]) -> None:
+        """Make symbolic links, anywhere, roots for as long as they point into the store."""
+        await self._calls(
+            "root", Operation.ADD_INDIRECT_ROOT, tuple(links), Reader.word, unhurried=True
         )
 
     async def find_roots(self) -> list[tuple[str, StorePath]]:
@@ -429,18 +419,18 @@ class Connection:
         self,
         verb: str,
         operation: Operation,
-        paths: Sequence[StorePath],
+        subjects: Sequence[str],
         decode: Callable[[Reader], Awaitable[T]],
         *,
         unhurried: bool = False,
     ) -> list[T]:
-        """One operation for each of the paths: sent at once, then answered one by one."""
+        """One operation for each of the subjects: sent at once, then answered one by one."""
         answers: list[T] = []
-        for start in range(0, len(paths), _AT_ONCE):
-            some = paths[start : start + _AT_ONCE]
+        for start in range(0, len(subjects), _AT_ONCE):
+            some = subjects[start : start + _AT_ONCE]
             request = f"{verb} {some[0] if len(some) == 1 else f'{len(some)} paths'}"
             async with self._session.exchange(request, unhurried=unhurried) as reader:
-                questions = [word(operation) + string(path) for path in some]
+                questions = [word(operation) + string(each) for each in some]
                 await self._session.send(*questions, several=len(some) > 1)
                 for _ in some:
                     await self._session.work(ignore)

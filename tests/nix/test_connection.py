@@ -453,7 +453,7 @@ async def test_a_temporary_root_lasts_as_long_as_its_connection(any_daemon: Daem
     path = await any_daemon.built("echo kept > $out")
     other = await any_daemon.built("echo dropped > $out", name="other")
     holder = await any_daemon.connect()
-    await holder.add_temp_root(path)
+    await holder.add_temp_roots([path])
     async with await any_daemon.connect() as collector:
         listed = await collector.collect_garbage(GarbageOptions(action=GarbageAction.RETURN_DEAD))
         assert other in listed.paths
@@ -483,7 +483,7 @@ async def test_an_indirect_root_lasts_as_long_as_its_link(
     link = tmp_path / "result"
     link.symlink_to(path)
     async with await any_daemon.connect() as connection:
-        await connection.add_indirect_root(str(link))
+        await connection.add_indirect_roots([str(link)])
         assert (str(link), path) in await connection.find_roots()
         await connection.collect_garbage()
         assert await connection.query_valid_paths((path,)) == {path}
