@@ -50,11 +50,11 @@ old-nix:
 	@[ -x '$(OLD_NIX_BIN)/nix' ] || scripts/install-nix.sh '$(NIX_PREFIX)-2.26' trixie
 
 # What the examples and tests use besides: a compiler for the C of the examples, git for git sources, ssh and
-# its server for builders.
+# its server for builders, ip for their networks.
 tools:
 	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h' \
 		make 'make --version' ninja-build 'ninja --version' \
-		openssh-client 'ssh -V' openssh-server 'PATH=$$PATH:/usr/sbin command -v sshd'
+		openssh-client 'ssh -V' openssh-server 'PATH=$$PATH:/usr/sbin command -v sshd' iproute2 'ip -V'
 
 demo: venv nix tools
 	@$(RUN) scripts/demo.sh '$(DEMO)'

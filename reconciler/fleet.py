@@ -45,6 +45,8 @@ class Slots(Struct, frozen=True, kw_only=True):
     and needs no reason here."""
     until: float | None = None
     """When an unavailable one is looked at again."""
+    on_trial: bool = False
+    """It kept failing, and takes one build to show whether it still does."""
     taken: Mapping[str, int] = field(default_factory=dict)
     """How much of its resources those take that are being built there."""
 
@@ -199,12 +201,21 @@ class Fleet:
             self._left[builder][name] -= wanted.count
 
     def avoids(self, slots: Slots, node: Node) -> bool:
-        """Whether the node waits for another builder than this, its last attempt's."""
+        """Whether the node, which failed for reasons of a builder, waits for another than this:
+        than that one, and than those on trial while there is one that is not. Else what goes from
+        one broken builder to the next would never come to a good one that is slower.
+        """
         name = slots.builder.name
-        return node.avoid == name and any(
-            s.builder.name != name and s.builder.name in self._free
+        if node.avoid is None or not (name == node.avoid or slots.on_trial):
+            return False
+        others = [
+            s
             for s in self.fitting(node.platform)
-        )
+            if s.builder.name != name and s.builder.name in self._free
+        ]
+        if name == node.avoid:
+            return bool(others)
+        return any(not s.on_trial and s.builder.name != node.avoid for s in others)
 
     def choose(self, node: Node) -> BuilderName | None:
         """Take a slot on the builder expected to finish the node first; None if it must wait."""
@@ -281,11 +292,10 @@ class Fleet:
         if slots.unavailable is not None:
             found.append(Refusal(Obstacle.UNAVAILABLE, slots.unavailable))
         if self.avoids(slots, node):
-            found.append(
-                Refusal(
-                    Obstacle.AVOIDED, "the last attempt failed there: another builder is awaited"
-                )
-            )
+            here = node.avoid == slots.builder.name
+            failed = "there" if here else "elsewhere, and this is on trial"
+            message = f"the last attempt failed {failed}: another builder is awaited"
+            found.append(Refusal(Obstacle.AVOIDED, message))
         if slots.free < 1:
             number = slots.builder.max_jobs
             taken = f"all {number} slots are taken" if number > 1 else "its one slot is taken"

@@ -402,6 +402,24 @@ def test_the_builder_of_the_fault_is_avoided_where_another_can_be_had() -> None:
     assert given_to(scheduler.assignments([bad, machine("arm", ARM)], now=0)) == [(1, "bad")]
 
 
+def test_what_failed_goes_to_a_good_builder_rather_than_to_one_on_trial() -> None:
+    graph, scheduler = scheduled([node(1, weight=9), node(2)])
+    graph.start(1)
+    graph.requeue(1, avoid=BuilderName("bad"))
+    bad = replace(machine("bad", speed=9), on_trial=True)
+    dead, good = replace(machine("dead", speed=5), on_trial=True), machine("good")
+    slots = [bad, dead, good]
+    assert given_to(scheduler.assignments(slots, now=0)) == [(1, "good"), (2, "bad")]
+    # It waits for the good one, but not if there is none.
+    slots = [bad, dead, replace(good, free=0)]
+    assert given_to(scheduler.assignments(slots, now=0)) == [(2, "bad")]
+    why = scheduler.explain(1, slots)[BuilderName("dead")]
+    assert [each.message for each in why] == [
+        "the last attempt failed elsewhere, and this is on trial: another builder is awaited"
+    ]
+    assert given_to(scheduler.assignments([bad, dead], now=0)) == [(1, "dead"), (2, "bad")]
+
+
 def test_a_clock_that_steps_back_makes_a_back_off_wait_again() -> None:
     graph, scheduler = scheduled([node(1)])
     graph.start(1)

@@ -206,6 +206,7 @@ class Farm(Struct):
             free=quarantine.free(trouble, slots=builder.max_jobs, taken=taken, now=now),
             unavailable=trouble.message if trouble is not None and away else no_key,
             until=trouble.until if trouble is not None and away else None,
+            on_trial=trouble is not None and trouble.quarantined,
             taken=amounts,
         )
 

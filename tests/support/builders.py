@@ -45,7 +45,7 @@ DEADLINE = 120.0
 """Seconds."""
 
 
-def _sshd() -> str:
+def sshd_program() -> str:
     """The server's full path, which it needs to start itself anew."""
     found = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     if found is None:
@@ -71,7 +71,7 @@ class Sshd:
         self.key_file = folder / "client_key"
         (folder / "authorized_keys").write_text(make_key(self.key_file) + "\n")
         self.set_environment(environment)
-        self._program = _sshd()
+        self._program = sshd_program()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sessions: list[subprocess.Popen[bytes]] = []

@@ -58,6 +58,8 @@ class Trial:
     environment: dict[str, str] = field(default_factory=dict)
     settled: bool = False
     """The last run converged and nothing was touched since: there must be nothing left to do."""
+    within: tuple[str, ...] = ()
+    """What the command of a daemon in a process of its own begins with."""
     collected: bool = False
     """The test removed store paths: a succeeded build may have lost its outputs."""
 
@@ -139,8 +141,9 @@ class Trial:
         self.settled = False
         (self.state_dir / daemon.WAKE_SOCKET).unlink(missing_ok=True)  # of one that was killed
         with self.log.open("a") as log:
+            program = (sys.executable, "-m", "tests.support.run_daemon")
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.run_daemon", self.config, self.state_dir],
+                [*self.within, *program, self.config, self.state_dir],
                 env=self.env,
                 cwd=PROJECT,
                 stdout=log,
