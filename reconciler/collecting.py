@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from reconciler.binary_cache import BinaryCache, open_cache
@@ -28,15 +28,20 @@ async def collect(
     *,
     ours: Collection[StorePath],
     wanted: Collection[StorePath],
+    beside: Mapping[str, Collection[StorePath]],
 ) -> Collected:
-    """Delete those of our paths that were found to be unneeded, as far as that is still so."""
+    """Delete those of our paths that were found to be unneeded, as far as that is still so; then
+    what lies `beside` them, each with the paths that it belongs to, once all of those are gone.
+    """
     try:
         async with open_cache(cache, store_dir=_store_dir(paths)) as opened:
             await _have_all(opened, set(ours).intersection(wanted))
             gone = await opened.delete(paths, keep=wanted)
+            left = tuple(name for name, each in beside.items() if gone.issuperset(each))
+            await opened.withdraw(left)
     except CacheError as error:
         return Collected(cache=cache.name, unusable=str(error))
-    return Collected(cache=cache.name, gone=gone, kept=frozenset(paths) - gone)
+    return Collected(cache=cache.name, gone=gone, kept=frozenset(paths) - gone, beside=left)
 
 
 async def _have_all(opened: BinaryCache, paths: Collection[StorePath]) -> None:

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -31,6 +31,7 @@ from reconciler.model import (
     AttemptResult,
     Builder,
     Cache,
+    CacheName,
     DrvPath,
     Jobset,
     JobsetName,
@@ -41,7 +42,6 @@ from reconciler.model import (
 )
 from reconciler.outcomes import (
     Built,
-    Closed,
     Evaluated,
     EvaluationStarted,
     Faulted,
@@ -52,6 +52,11 @@ from reconciler.outcomes import (
 from reconciler.source import LockedSource
 from reconciler.states import InspectionScope
 from reconciler.store import Store
+from reconciler.upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from reconciler.binary_cache.traffic import Traffic
+    from reconciler.database.companions import Companion
 
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
@@ -115,11 +120,14 @@ class Executor:
         places: Places,
         store: Store,
         ingest: Ingest,
+        upstreams: Upstreams,
         wake: Callable[[], None],
     ) -> None:
         self._places = places
         self._store = store
         self.ingest = ingest
+        self._upstreams = upstreams
+        self._traffic: dict[CacheName, Traffic] = {}
         self._wake = wake
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -298,31 +306,15 @@ class Executor:
     async def _fetch(self, wanted: Wanted) -> None:
         self._report(await fetching.fetch(wanted, self._store, self.ingest, now=time.time()))
 
-    def close_over(
-        self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool
-    ) -> None:
+    def close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
         """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
-        self._start(self._close_over(cache, outputs, requisites=requisites))
+        self._start(self._close_over(cache, outputs))
 
-    async def _close_over(
-        self, cache: Cache, outputs: Mapping[int, Collection[StorePath]], *, requisites: bool
-    ) -> None:
+    async def _close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
         # Loading it, with its cryptography, takes longer than evaluating a small jobset.
         from reconciler import pushing  # noqa: PLC0415
 
-        paths: Collection[StorePath] = {path for each in outputs.values() for path in each}
-        error = None
-        try:
-            if requisites:
-                paths = pushing.order(cache, await self._store.closure(paths))
-            else:
-                paths = [path for path in paths if not pushing.excluded(cache, path)]
-            await self._store.protect(paths)
-        except NixError as problem:
-            paths, error = (), str(problem)
-        self._report(
-            Closed(cache=cache.name, derivations=tuple(outputs), paths=tuple(paths), error=error)
-        )
+        self._report(await pushing.close_over(cache, outputs, self._store, self._upstreams))
 
     def push(
         self, cache: Cache, paths: Collection[StorePath], *, replace: Collection[StorePath]
@@ -336,7 +328,41 @@ class Executor:
         # Loading it, with its cryptography, takes longer than evaluating a small jobset.
         from reconciler import pushing  # noqa: PLC0415
 
-        self._report(await pushing.push(cache, paths, self._store, replace=replace))
+        traffic = self._traffic_to(cache)
+        work = pushing.push(
+            cache,
+            paths,
+            self._store,
+            upstreams=self._upstreams,
+            traffic=traffic,
+            replace=replace,
+        )
+        self._report(await pushing.telling(work, cache.name, traffic, self._report))
+
+    def accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
+        """Send logs and realisations to a cache, beside its paths."""
+        self._start(self._accompany(cache, companions))
+
+    async def _accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
+        from reconciler.companions import accompany  # noqa: PLC0415 - as above
+
+        self._report(
+            await accompany(
+                cache,
+                companions,
+                logs=self._places.logs,
+                store_dir=self.environment.get("NIX_STORE_DIR", "/nix/store"),
+                traffic=self._traffic_to(cache),
+            )
+        )
+
+    def _traffic_to(self, cache: Cache) -> Traffic:
+        """What counts and limits all that is sent to a cache, whoever sends it."""
+        from reconciler.binary_cache.traffic import Traffic  # noqa: PLC0415 - as above
+
+        traffic = self._traffic.setdefault(cache.name, Traffic())
+        traffic.limit = cache.bandwidth
+        return traffic
 
     def inspect(self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]) -> None:
         """Look whether what was pushed to a cache is there."""
@@ -347,7 +373,7 @@ class Executor:
     ) -> None:
         from reconciler import inspecting  # noqa: PLC0415 - as above
 
-        self._report(await inspecting.inspect(cache, scope, paths, self._store))
+        self._report(await inspecting.inspect(cache, scope, paths, self._store, self._upstreams))
 
     def mark(
         self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
@@ -369,9 +395,10 @@ class Executor:
         *,
         ours: Collection[StorePath],
         wanted: Collection[StorePath],
+        beside: Mapping[str, Collection[StorePath]],
     ) -> None:
-        """Delete those of our paths in a cache that nothing needs."""
-        self._start(self._collect(cache, paths, ours, wanted))
+        """Delete those of our paths in a cache that nothing needs, and what lies beside them."""
+        self._start(self._collect(cache, paths, ours, wanted, beside))
 
     async def _collect(
         self,
@@ -379,10 +406,13 @@ class Executor:
         paths: Collection[StorePath],
         ours: Collection[StorePath],
         wanted: Collection[StorePath],
+        beside: Mapping[str, Collection[StorePath]],
     ) -> None:
         from reconciler import collecting  # noqa: PLC0415 - as above
 
-        self._report(await collecting.collect(cache, paths, ours=ours, wanted=wanted))
+        self._report(
+            await collecting.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
+        )
 
     def revisit(self, derivations: Collection[DrvPath]) -> None:
         """Look again at derivations whose outputs were lost."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from reconciler.binary_cache.narinfo import hash_part
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Cache, PushScope, StorePath
 from reconciler.outcomes import Inspected
-from reconciler.pushing import from_upstreams, order, push
+from reconciler.pushing import elsewhere, from_upstreams, order, push
 from reconciler.states import InspectionScope
 from reconciler.store import Store
+from reconciler.upstreams import Upstreams
 
 SURVEY_BATCH = 256
 """Paths between two reports of progress."""
@@ -27,7 +29,11 @@ there, as of all when the whole is looked at: `reconciler caches verify` reads e
 
 
 async def inspect(
-    cache: Cache, scope: InspectionScope, paths: Collection[StorePath], store: Store
+    cache: Cache,
+    scope: InspectionScope,
+    paths: Collection[StorePath],
+    store: Store,
+    upstreams: Upstreams,
 ) -> Inspected:
     """Look at paths that were pushed."""
     folder = Path(next(iter(paths))).parent
@@ -35,7 +41,7 @@ async def inspect(
     try:
         async with open_cache(cache, store_dir=str(folder)) as opened:
             findings = await opened.examine(paths, read_up_to=read_up_to)
-        findings = await without_elsewhere(cache, findings, store)
+        findings = await without_elsewhere(cache, findings, store, upstreams)
     except (CacheError, NixError) as error:
         return Inspected(cache=cache.name, scope=scope, unusable=str(error))
     return Inspected(
@@ -55,13 +61,13 @@ BROKEN = frozenset(
 
 
 async def without_elsewhere(
-    cache: Cache, findings: Iterable[Finding], store: Store
+    cache: Cache, findings: Iterable[Finding], store: Store, upstreams: Upstreams
 ) -> tuple[Finding, ...]:
     """Without absent references that readers of the cache get from its upstreams."""
     found = tuple(findings)
     absent = {each.reference for each in found if each.reference is not None}
-    elsewhere = set(await from_upstreams(cache, absent, store)) if absent else set[StorePath]()
-    return tuple(each for each in found if each.reference not in elsewhere)
+    had = await from_upstreams(cache, absent, store, upstreams) if absent else frozenset[str]()
+    return tuple(each for each in found if each.reference not in had)
 
 
 # --- The whole, by a person --------------------------------------------------------------------
@@ -72,9 +78,12 @@ class Survey(Struct, frozen=True, kw_only=True):
 
     paths: int
     """Looked at, every byte of them."""
+    of: int
+    """That there are to look at."""
     listed: bool
     """The cache told what it has; otherwise only what was pushed was looked at."""
     findings: tuple[Finding, ...]
+    seen: frozenset[StorePath]
 
 
 async def survey(
@@ -84,8 +93,11 @@ async def survey(
     *,
     store_dir: str,
     progress: Callable[[int, int], None],
+    upstreams: Upstreams,
+    sample: int | None = None,
 ) -> Survey:
-    """Read everything that a cache has, and what was pushed to it.
+    """Read everything that a cache has, and what was pushed to it; of a `sample`, so many of these
+    paths, any of them.
 
     `progress` is told how many paths of how many are done. Raises CacheError, NixError.
     """
@@ -95,7 +107,8 @@ async def survey(
         others = (hashes or frozenset()) - {hash_part(path) for path in pushed}
         # Nix too writes `x` for the name where only the hash is known.
         foreign = [StorePath(f"{store_dir}/{digits}-x") for digits in sorted(others)]
-        paths = [*pushed, *foreign]
+        everything = [*pushed, *foreign]
+        paths = _some(everything, sample)
         for start in range(0, len(paths), SURVEY_BATCH):
             progress(start, len(paths))
             some = paths[start : start + SURVEY_BATCH]
@@ -103,9 +116,17 @@ async def survey(
     findings = [each for each in findings if each.flaw is not Flaw.ABSENT or each.path in pushed]
     return Survey(
         paths=len(paths),
+        of=len(everything),
         listed=hashes is not None,
-        findings=await without_elsewhere(cache, findings, store),
+        findings=await without_elsewhere(cache, findings, store, upstreams),
+        seen=frozenset(paths),
     )
+
+
+def _some(paths: list[StorePath], number: int | None) -> list[StorePath]:
+    if number is None or number >= len(paths):
+        return paths
+    return random.sample(paths, number)
 
 
 async def heal(
@@ -115,6 +136,7 @@ async def heal(
     store: Store,
     *,
     store_dir: str,
+    upstreams: Upstreams,
 ) -> Mapping[StorePath, str]:
     """Push again what is wrong of what was pushed, and what that refers to; what could not be
     mended, with the reason.
@@ -128,16 +150,19 @@ async def heal(
     left = {path: GONE for path in wanted if path not in there}
     replace = {each.path for each in ours if each.flaw in BROKEN}
     # What is absent has references of which nothing is known yet.
-    paths = [p for p in order(cache, there) if cache.push is not PushScope.JOBS or p in wanted]
+    ordered = order(cache, there, await elsewhere(cache, there, upstreams))
+    paths = [p for p in ordered if cache.push is not PushScope.JOBS or p in wanted]
     for start in range(0, len(paths), SURVEY_BATCH):
         some = paths[start : start + SURVEY_BATCH]
-        report = await push(cache, some, store, replace=replace.intersection(some))
+        report = await push(
+            cache, some, store, upstreams=upstreams, replace=replace.intersection(some)
+        )
         left |= report.failed
         left |= dict.fromkeys(report.gone, GONE)
         left |= {path: f"{lacks} is not in the cache" for path, lacks in report.waiting.items()}
     async with open_cache(cache, store_dir=store_dir) as opened:
         findings = await opened.examine(wanted - left.keys())
-    still = await without_elsewhere(cache, findings, store)
+    still = await without_elsewhere(cache, findings, store, upstreams)
     return left | {each.path: each.message for each in still}
 
 

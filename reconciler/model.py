@@ -263,6 +263,10 @@ class Cache(Struct, frozen=True, kw_only=True):
     """It is ours: what no kept evaluation needs is deleted."""
     grace_period: float = 604800.0
     """Seconds for which that waits."""
+    logs: bool = False
+    """The logs of builds go there too, beside what they made."""
+    bandwidth: int | None = None
+    """Bytes a second that are sent at most; None: as fast as it goes."""
     ssh_key_file: str | None = None
     """As of a builder, for the store of another machine."""
     public_host_key: str | None = None

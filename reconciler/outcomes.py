@@ -93,6 +93,17 @@ class Closed(Struct, frozen=True, kw_only=True):
     derivations: tuple[int, ...]
     paths: tuple[StorePath, ...]
     error: str | None
+    sizes: Mapping[StorePath, int] = field(default_factory=dict)
+    """Bytes of their archives."""
+    derivers: Mapping[StorePath, DrvPath] = field(default_factory=dict)
+    """As the store has them: of content-addressed outputs, the resolved ones."""
+
+
+class Sending(Struct, frozen=True, kw_only=True):
+    """How many bytes of the batch under way were sent to a cache so far."""
+
+    cache: CacheName
+    sent: int
 
 
 class Pushed(Struct, frozen=True, kw_only=True):
@@ -105,9 +116,24 @@ class Pushed(Struct, frozen=True, kw_only=True):
     """Paths that the store has no longer."""
     waiting: Mapping[StorePath, StorePath] = field(default_factory=dict)
     """Paths kept back, each for a reference that is not in the cache yet."""
+    lacking: tuple[StorePath, ...] = ()
+    """Those references, as far as they belong there."""
     failed: Mapping[StorePath, str] = field(default_factory=dict)
     unusable: str | None = None
     """Why the cache as a whole cannot be used."""
+    traffic: int = 0
+    """Bytes sent, those of attempts that failed included."""
+
+
+class Accompanied(Struct, frozen=True, kw_only=True):
+    """Logs and realisations were sent to a cache, by their names there."""
+
+    cache: CacheName
+    sent: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each that is there now."""
+    gone: tuple[str, ...] = ()
+    """There is nothing to send: the log was removed."""
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Inspected(Struct, frozen=True, kw_only=True):
@@ -143,6 +169,8 @@ class Collected(Struct, frozen=True, kw_only=True):
     gone: frozenset[StorePath] = frozenset()
     kept: frozenset[StorePath] = frozenset()
     """Those that something needs after all."""
+    beside: tuple[str, ...] = ()
+    """Logs and realisations that went with them, by their names there."""
     unusable: str | None = None
     """Why it is not done: what is left is deleted the next time."""
 
@@ -173,7 +201,9 @@ Outcome = (
     | Built
     | Fetched
     | Closed
+    | Sending
     | Pushed
+    | Accompanied
     | Inspected
     | Revisited
     | Marked

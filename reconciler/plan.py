@@ -183,6 +183,13 @@ class Push(Struct, frozen=True, kw_only=True):
     paths: tuple[StorePath, ...]
 
 
+class Accompany(Struct, frozen=True, kw_only=True):
+    """Send logs and realisations to a cache, beside its paths."""
+
+    cache: CacheName
+    names: tuple[str, ...]
+
+
 class Release(Struct, frozen=True, kw_only=True):
     """Remove an evaluation's GC roots."""
 
@@ -216,6 +223,7 @@ Action = (
     | Withdraw
     | QueuePushes
     | Push
+    | Accompany
     | Inspect
     | Mark
     | Collect
@@ -256,10 +264,7 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
         actions.append(Sweep())
     for name, declared in desired.caches.items():
         cache = observed.caches.get(name, ObservedCache())
-        if cache.unqueued:
-            actions.append(QueuePushes(cache=name, derivations=cache.unqueued))
-        if cache.due and not cache.busy and not cache.collecting:
-            actions.append(Push(cache=name, paths=cache.due))
+        actions.extend(_pushes(name, cache))
         if cache.next_due_at is not None:
             wakes.append(cache.next_due_at)
         for due, action in upkeep(declared, cache, evaluating=observed.evaluating, now=now):
@@ -277,6 +282,16 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
         conditions=_conditions(desired, observed),
         wake_at=min(wakes, default=None),
     )
+
+
+def _pushes(name: CacheName, cache: ObservedCache) -> Iterator[Action]:
+    """What is to be found out, and sent, of what belongs in a cache."""
+    if cache.unqueued:
+        yield QueuePushes(cache=name, derivations=cache.unqueued)
+    if cache.due and not cache.busy and not cache.collecting:
+        yield Push(cache=name, paths=cache.due)
+    if cache.beside and not cache.accompanying and not cache.collecting:
+        yield Accompany(cache=name, names=cache.beside)
 
 
 def _evaluation(jobset: Jobset, seen: ObservedJobset, *, now: float) -> Iterator[Action]:

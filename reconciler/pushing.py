@@ -1,95 +1,76 @@
-"""Sends a batch of store paths to a cache, and tells what became of each.
+"""Finds what belongs into a cache, sends it in batches, and tells what became of each path.
 
 The cache's key is read anew for every batch, so a rotated one is noticed. Every end is a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+from reconciler.binary_cache import Traffic
 from reconciler.binary_cache.nars import LocalNars
 from reconciler.binary_cache.order import reference_levels
 from reconciler.binary_cache.push import push_batch
 from reconciler.errors import CacheError, NixError
-from reconciler.model import Cache, PathInfo, StorePath
-from reconciler.outcomes import Pushed
+from reconciler.model import Cache, CacheName, PathInfo, PushScope, StorePath
+from reconciler.outcomes import Closed, Pushed, Sending
 from reconciler.store import Store
+from reconciler.upstreams import Upstreams
+
+TOLD_EVERY = 5.0
+"""Seconds after which it is told how far a batch is."""
 
 
-async def push(
+# --- What belongs there ------------------------------------------------------------------------
+
+
+async def close_over(
     cache: Cache,
-    paths: Collection[StorePath],
+    outputs: Mapping[int, Collection[StorePath]],
     store: Store,
-    *,
-    replace: Collection[StorePath] = (),
-) -> Pushed:
-    """Push those of the paths that the store still has; those to `replace` even if the cache has
-    something of them.
-    """
-    folder = Path(next(iter(paths))).parent
+    upstreams: Upstreams,
+) -> Closed:
+    """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
+    wanted = {path for each in outputs.values() for path in each}
     try:
-        report = await push_batch(
-            cache,
-            paths,
-            store_dir=str(folder),
-            path_info=store.path_info,
-            nars=LocalNars(folder),
-            elsewhere=await _references_elsewhere(cache, paths, store),
-            replace=replace,
-        )
-    except (CacheError, NixError) as error:
-        return Pushed(
-            cache=cache.name,
-            failed=dict.fromkeys(paths, str(error)),
-            unusable=str(error),
-        )
-    return Pushed(
+        if cache.push is PushScope.JOBS:
+            asked = {path: await store.path_info(path) for path in wanted}
+            infos = {path: info for path, info in asked.items() if info is not None}
+            paths = [path for path in wanted if not excluded(cache, path)]
+        else:
+            infos = await store.closure(wanted)
+            paths = order(cache, infos, await elsewhere(cache, infos, upstreams))
+        await store.protect(paths)
+    except NixError as problem:
+        return Closed(cache=cache.name, derivations=tuple(outputs), paths=(), error=str(problem))
+    known = [infos[path] for path in paths if path in infos]
+    return Closed(
         cache=cache.name,
-        sent=report.sent,
-        gone=report.gone,
-        waiting=report.waiting,
-        failed=report.failed,
+        derivations=tuple(outputs),
+        paths=tuple(paths),
+        error=None,
+        sizes={info.path: info.nar_size for info in known},
+        derivers={info.path: info.deriver for info in known if info.deriver is not None},
     )
 
 
-async def _references_elsewhere(
-    cache: Cache, paths: Iterable[StorePath], store: Store
+def order(
+    cache: Cache, closure: Mapping[StorePath, PathInfo], had: Collection[StorePath]
 ) -> list[StorePath]:
-    """References of the paths that readers of the cache get from its upstreams."""
-    if not cache.upstreams:
-        return []
-    infos = [await store.path_info(path) for path in paths]
-    references = {path for info in infos if info is not None for path in info.references}
-    return await from_upstreams(cache, references, store)
-
-
-async def from_upstreams(cache: Cache, paths: Iterable[StorePath], store: Store) -> list[StorePath]:
-    """Those of the paths that readers of the cache get from its upstreams."""
-    if not cache.upstreams:
-        return []
-    known = [await store.path_info(path) for path in paths]
-    return [info.path for info in known if info is not None and is_upstream(cache, info)]
-
-
-def is_upstream(cache: Cache, info: PathInfo) -> bool:
-    """Whether one of the cache's upstreams signed a path: then it is there, and not pushed."""
-    keys = {each.public_key.split(":")[0] for each in cache.upstreams if each.public_key}
-    return any(signature.split(":")[0] in keys for signature in info.signatures)
-
-
-def order(cache: Cache, closure: Mapping[StorePath, PathInfo]) -> list[StorePath]:
     """What of a closure belongs in a cache, references first.
 
     What is excluded does not, nor does what refers to it: readers would miss a part of it. What an
-    upstream has they get from there.
+    upstream `had` they get from there.
     """
     out: set[StorePath] = set()
     ordered: list[StorePath] = []
     for level in reference_levels(closure.values()):
         for info in level:
-            if is_upstream(cache, info):
+            if info.path in had:
                 continue
             if excluded(cache, info.path) or not out.isdisjoint(info.references):
                 out.add(info.path)
@@ -98,7 +79,110 @@ def order(cache: Cache, closure: Mapping[StorePath, PathInfo]) -> list[StorePath
     return ordered
 
 
+async def elsewhere(
+    cache: Cache, infos: Mapping[StorePath, PathInfo], upstreams: Upstreams
+) -> frozenset[StorePath]:
+    """Those of the paths that readers of the cache get from its upstreams."""
+    if not cache.upstreams:
+        return frozenset()
+    # What nobody wants there need not be asked for.
+    signatures = {
+        path: info.signatures for path, info in infos.items() if not excluded(cache, path)
+    }
+    return await upstreams.having(cache, signatures)
+
+
 def excluded(cache: Cache, path: StorePath) -> bool:
     """Whether a path is not to go to a cache for its name."""
     name = path.rpartition("/")[2].partition("-")[2]
     return any(fnmatchcase(name, pattern) for pattern in cache.exclude)
+
+
+# --- Sending -----------------------------------------------------------------------------------
+
+
+async def push(
+    cache: Cache,
+    paths: Collection[StorePath],
+    store: Store,
+    *,
+    upstreams: Upstreams,
+    traffic: Traffic | None = None,
+    replace: Collection[StorePath] = (),
+) -> Pushed:
+    """Push those of the paths that the store still has; those to `replace` even if the cache has
+    something of them. `traffic` counts what is sent.
+    """
+    folder = Path(next(iter(paths))).parent
+    traffic = traffic or Traffic(cache.bandwidth)
+    before = traffic.sent
+    try:
+        report = await push_batch(
+            cache,
+            paths,
+            store_dir=str(folder),
+            path_info=store.path_info,
+            nars=LocalNars(folder),
+            elsewhere=await _references_elsewhere(cache, paths, store, upstreams),
+            replace=replace,
+            traffic=traffic,
+        )
+    except (CacheError, NixError) as error:
+        return Pushed(
+            cache=cache.name,
+            failed=dict.fromkeys(paths, str(error)),
+            unusable=str(error),
+            traffic=traffic.sent - before,
+        )
+    return Pushed(
+        cache=cache.name,
+        sent=report.sent,
+        gone=report.gone,
+        waiting=report.waiting,
+        lacking=tuple(path for path in report.waiting.values() if not excluded(cache, path)),
+        failed=report.failed,
+        traffic=traffic.sent - before,
+    )
+
+
+async def telling(
+    work: Coroutine[Any, Any, Pushed],
+    cache: CacheName,
+    traffic: Traffic,
+    tell: Callable[[Sending], None],
+) -> Pushed:
+    """Do it, and tell now and then how far it is."""
+    before = traffic.sent
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=TOLD_EVERY))[0]:
+            tell(Sending(cache=cache, sent=traffic.sent - before))
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _references_elsewhere(
+    cache: Cache, paths: Iterable[StorePath], store: Store, upstreams: Upstreams
+) -> frozenset[StorePath]:
+    """References of the paths that readers of the cache get from its upstreams."""
+    if not cache.upstreams:
+        return frozenset()
+    infos = [await store.path_info(path) for path in paths]
+    references = {path for info in infos if info is not None for path in info.references}
+    return await from_upstreams(cache, references.difference(paths), store, upstreams)
+
+
+async def from_upstreams(
+    cache: Cache, paths: Iterable[StorePath], store: Store, upstreams: Upstreams
+) -> frozenset[StorePath]:
+    """Those of the paths that readers of the cache get from its upstreams, which need not be in the
+    store.
+    """
+    if not cache.upstreams:
+        return frozenset()
+    known = {path: await store.path_info(path) for path in paths}
+    return await upstreams.having(
+        cache, {path: () if info is None else info.signatures for path, info in known.items()}
+    )

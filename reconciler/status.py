@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from reconciler.push_progress import PushProgress, outlook
 from reconciler.states import BuilderName, BuildState, CacheName, EvaluationState, JobsetName
 
 
@@ -175,6 +176,12 @@ class CacheFacts(Struct, frozen=True, kw_only=True):
     """Derivations whose outputs the store has lost as well, and which are to be built again."""
     gone: int = 0
     """Those of them for which that failed."""
+    progress: PushProgress | None = None
+    """None: nothing is to be pushed, or nothing was sent yet."""
+    beside: int = 0
+    """Build logs and realisations that are to be pushed, of paths that are there."""
+    beside_error: str | None = None
+    """Why that failed so far."""
     conditions: tuple[Condition, ...] = ()
 
 
@@ -398,19 +405,22 @@ def judge_cache(facts: CacheFacts) -> CacheStatus:
         found.append(f"{facts.failing} failing")
     waiting = facts.open - facts.failing
     if waiting:
-        found.append(f"{waiting} pending")
+        found.append(f"{waiting} pending{outlook(facts.progress)}")
+    if facts.beside:
+        found.append(f"{facts.beside} logs or realisations pending")
     if facts.gone:
         found.append(f"{facts.gone} lost, and not to be built again")
     if facts.lost > facts.gone:
         found.append(f"{facts.lost - facts.gone} lost, to be built again")
     if facts.unseen:
         found.append("not looked into for too long: run the daemon, or reconciler caches verify")
-    if facts.conditions or facts.failing or facts.gone:
+    if facts.conditions or facts.failing or facts.gone or facts.beside_error:
         verdict = Verdict.FAILED
     elif facts.unseen:
         verdict = Verdict.UNKNOWN
     else:
-        verdict = Verdict.IN_PROGRESS if waiting or facts.lost else Verdict.IN_SYNC
+        open_ = waiting or facts.lost or facts.beside
+        verdict = Verdict.IN_PROGRESS if open_ else Verdict.IN_SYNC
     return CacheStatus(verdict=verdict, summary=", ".join(found) or "in sync", facts=facts)
 
 

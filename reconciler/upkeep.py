@@ -35,6 +35,10 @@ class ObservedCache(Struct, frozen=True, kw_only=True):
     """Derivations whose outputs exist and belong in the cache, but are not on the queue yet."""
     busy: bool = False
     """A batch is on its way."""
+    beside: tuple[str, ...] = ()
+    """Logs and realisations to push now, by their names there."""
+    accompanying: bool = False
+    """Some of them are on their way."""
     seen_at: float | None = None
     """When the pushed path that was looked at longest ago was last seen there; None: none is."""
     looked_at: float | None = None
@@ -85,7 +89,8 @@ def upkeep(
         scope = InspectionScope.WHOLE if whole else InspectionScope.SAMPLE
         yield due, Inspect(cache=declared.name, scope=scope)
     # Nothing may be on its way that would refer to what is deleted.
-    if not declared.gc or cache.busy or not cache.settled or evaluating:
+    on_its_way = cache.busy or cache.accompanying or not cache.settled
+    if not declared.gc or on_its_way or evaluating:
         return
     if cache.unneeded_since is not None:
         before = now - declared.grace_period

@@ -22,9 +22,9 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"collecting", "evaluating", "fetching", "inspecting", "listing"},
+    {"collecting", "companions", "evaluating", "fetching", "inspecting", "listing"},
     {"pushing"},
-    {"outcomes"},
+    {"outcomes", "upstreams"},
     {"incremental"},
     {"ingest", "store"},
     {"build"},
@@ -45,6 +45,7 @@ PURE: list[set[str]] = [
     {"bases", "branches", "graph", "occupancy", "quarantine", "transitions"},
     {"model"},
     {"resources", "states"},
+    {"push_progress"},
     {"problems", "quantities"},
     {"errors"},
 ]

@@ -26,6 +26,7 @@ from reconciler.binary_cache.nar_cache import NarCache
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.nix_store import NixStoreCache
 from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
 from reconciler.model import Cache, PushScope
 
@@ -45,6 +46,7 @@ __all__ = [
     "PushReport",
     "SecretKey",
     "StreamedNars",
+    "Traffic",
     "open_cache",
     "reach",
     "read_secret_key",
@@ -56,8 +58,11 @@ PRIORITY = 30
 
 
 @asynccontextmanager
-async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCache]:
-    """Open a declared cache for paths of the store at `store_dir`.
+async def open_cache(
+    cache: Cache, *, store_dir: str, traffic: Traffic | None = None
+) -> AsyncIterator[BinaryCache]:
+    """Open a declared cache for paths of the store at `store_dir`. `traffic` is shared by all that
+    send to it at the same time.
 
     Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
     """
@@ -65,15 +70,17 @@ async def open_cache(cache: Cache, *, store_dir: str) -> AsyncIterator[BinaryCac
     if _is_nix_store(cache):
         opened: BinaryCache = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
     else:
-        opened = await _open_files(cache, keys, store_dir)
+        opened = await _open_files(cache, keys, store_dir, traffic or Traffic(cache.bandwidth))
     try:
         yield opened
     finally:
         await opened.close()
 
 
-async def _open_files(cache: Cache, keys: Sequence[SecretKey], store_dir: str) -> NarCache:
-    store = await _open_store(cache)
+async def _open_files(
+    cache: Cache, keys: Sequence[SecretKey], store_dir: str, traffic: Traffic
+) -> NarCache:
+    store = await _open_store(cache, traffic)
     try:
         await _agree_on_store_dir(store, cache.uri, store_dir)
         await landing.place(store, cache.uri, [key.public for key in keys], store_dir=store_dir)
@@ -100,7 +107,7 @@ async def reach(cache: Cache, *, store_dir: str) -> str:
             return await opened.describe()
         finally:
             await opened.close()
-    store = await _open_store(cache)
+    store = await _open_store(cache, Traffic())
     try:
         raw = await store.read(CACHE_INFO)
     finally:
@@ -120,18 +127,18 @@ def _keys(cache: Cache, store_dir: str) -> list[SecretKey]:
     return [read_secret_key(Path(file), store_dir=store_dir) for file in cache.key_files]
 
 
-async def _open_store(cache: Cache) -> ObjectStore:
+async def _open_store(cache: Cache, traffic: Traffic) -> ObjectStore:
     credentials = None if cache.credentials_file is None else Path(cache.credentials_file)
     scheme = urlsplit(cache.uri).scheme
     match scheme:
         case "file":
-            return await FileStore.open(folder_of(cache.uri))
+            return await FileStore.open(folder_of(cache.uri), traffic)
         case "s3":
             s3_store = await asyncio.to_thread(_s3_store)
-            return await s3_store.open(cache.uri, credentials_file=credentials)
+            return await s3_store.open(cache.uri, credentials_file=credentials, traffic=traffic)
         case "http" | "https":
             http_store = await asyncio.to_thread(_http_store)
-            return await http_store.open(cache.uri, credentials_file=credentials)
+            return await http_store.open(cache.uri, credentials_file=credentials, traffic=traffic)
         case _:
             raise CacheError(
                 f"{cache.uri}: a cache of kind {scheme or '(none)'}: is not served; "

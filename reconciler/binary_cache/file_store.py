@@ -18,6 +18,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from reconciler.binary_cache.staging import Staging
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
 
 T = TypeVar("T")
@@ -51,23 +52,24 @@ def folder_of(uri: str) -> Path:
 class FileStore:
     """See the module's text, and ObjectStore for the methods."""
 
-    def __init__(self, folder: Path, staging: Staging) -> None:
+    def __init__(self, folder: Path, staging: Staging, traffic: Traffic) -> None:
         self._folder = folder
         self._staging = staging
+        self._traffic = traffic
         self._serial = itertools.count()
 
     @classmethod
-    async def open(cls, folder: Path) -> FileStore:
+    async def open(cls, folder: Path, traffic: Traffic | None = None) -> FileStore:
         """Make the folder if need be; CacheError where it cannot be written."""
         try:
-            return await asyncio.to_thread(cls._open, folder)
+            return await asyncio.to_thread(cls._open, folder, traffic or Traffic())
         except OSError as error:
             raise _unusable(folder, error) from error
 
     @classmethod
-    def _open(cls, folder: Path) -> FileStore:
+    def _open(cls, folder: Path, traffic: Traffic) -> FileStore:
         (folder / "nar").mkdir(parents=True, exist_ok=True)
-        return cls(folder, Staging(folder, prefix=_STAGING))
+        return cls(folder, Staging(folder, prefix=_STAGING), traffic)
 
     @property
     def staging(self) -> Path:
@@ -124,10 +126,13 @@ class FileStore:
         for name, content in objects.items():
             with self._judging([name], failed):
                 staged[name] = self._stage(content)
+                self._traffic.sent += staged[name].stat().st_size
         with self._judging(staged, failed):
             _bring_to_disk(list(staged.values()))
         for name in [name for name in staged if name not in failed]:
             with self._judging([name], failed):
+                if "/" in name:
+                    (self._folder / name).parent.mkdir(exist_ok=True)
                 staged[name].chmod(_FILE_MODE)
                 staged[name].rename(self._folder / name)
         placed = [name for name in staged if name not in failed]

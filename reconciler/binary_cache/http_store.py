@@ -37,6 +37,7 @@ from reconciler.binary_cache.remote import (
     UnusableError,
     content_type,
 )
+from reconciler.binary_cache.traffic import Traffic
 
 _DONE = {200, 201, 204}
 _ABSENT = {404, 410}
@@ -62,7 +63,12 @@ class HttpStore:
 
     @classmethod
     async def open(
-        cls, uri: str, *, credentials_file: Path | None, patience: float = PATIENCE
+        cls,
+        uri: str,
+        *,
+        credentials_file: Path | None,
+        patience: float = PATIENCE,
+        traffic: Traffic | None = None,
     ) -> HttpStore:
         """Make ready; the server itself is asked with the first request."""
         address = address_of(uri)
@@ -70,7 +76,7 @@ class HttpStore:
         if credentials_file is not None:
             authorization = await asyncio.to_thread(read_authorization, credentials_file, address)
         pool = make_pool(address, authorization=authorization, patience=patience)
-        return cls(address, pool, Remote(uri))
+        return cls(address, pool, Remote(uri, traffic))
 
     @property
     def staging(self) -> Path:
@@ -234,8 +240,9 @@ class HttpStore:
     def _put(self, name: str, content: bytes | Path, headers: Mapping[str, str]) -> Answer:
         url = self._address.of(name)
         if isinstance(content, bytes):
+            self._remote.admit(len(content))
             return self._write("PUT", url, headers=headers, body=content)
-        with _Upload(content, self._remote.stop) as file:
+        with _Upload(content, self._remote) as file:
             length = {"Content-Length": str(content.stat().st_size)}
             return self._write("PUT", url, headers={**headers, **length}, body=file)
 
@@ -298,13 +305,14 @@ class _Body:
 
 
 class _Upload(io.FileIO):
-    """A file that is sent until it is said to stop."""
+    """A file that is sent as fast as the cache allows, until it is said to stop."""
 
-    def __init__(self, file: Path, stop: threading.Event) -> None:
+    def __init__(self, file: Path, remote: Remote) -> None:
         super().__init__(file)
-        self._stop = stop
+        self._remote = remote
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self._stop.is_set():
-            raise UnusableError("stopped")
-        return super().read(size)
+        piece = self._remote.traffic.piece
+        data = super().read(piece if size is None or size < 0 else min(size, piece))
+        self._remote.admit(len(data))
+        return data

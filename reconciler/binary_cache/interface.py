@@ -101,6 +101,16 @@ class BinaryCache(Protocol):
         """
         ...
 
+    async def accompany(self, objects: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Put build logs (`log/…`) and realisations (`realisations/….doi`) beside the paths; what
+        was not put there, with the reason. Realisations are signed on the way.
+        """
+        ...
+
+    async def withdraw(self, names: Collection[str]) -> None:
+        """Delete such; CacheError where not all of them could be."""
+        ...
+
     async def hashes(self) -> frozenset[str] | None:
         """The hash parts of all paths that the cache has; None: its kind cannot list them."""
         ...

@@ -16,7 +16,7 @@ from typing import assert_never
 
 from msgspec import Struct, field
 
-from reconciler.binary_cache import collection
+from reconciler.binary_cache import collection, realisation
 from reconciler.binary_cache.compression import Encoder
 from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport
 from reconciler.binary_cache.narinfo import NarInfo, hash_of, narinfo_name, render
@@ -100,6 +100,24 @@ class NarCache:
         keys = [key.public for key in self._keys]
         verifier = Verifier(self._store, keys, self._keeps_closures)
         return await verifier.examine(paths, foreign=foreign, read_up_to=read_up_to)
+
+    async def accompany(self, objects: Mapping[str, bytes]) -> Mapping[str, str]:
+        """See BinaryCache. As they are: where a server sends no Content-Encoding, Nix unpacks
+        neither.
+        """
+        return await self._put(
+            {
+                name: realisation.signed(content, self._keys)
+                if name.startswith(realisation.FOLDER)
+                else content
+                for name, content in objects.items()
+            }
+        )
+
+    async def withdraw(self, names: Collection[str]) -> None:
+        """See BinaryCache."""
+        for reason in (await self._store.delete(names)).values():
+            raise CacheError(reason)
 
     async def hashes(self) -> frozenset[str] | None:
         """Of the narinfo files' names."""

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -201,6 +209,14 @@ class NixStoreCache:
         else:
             return None
         return Finding(path=info.path, flaw=flaw, message=message)
+
+    async def accompany(self, objects: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Not done: that store keeps logs and realisations of what it built itself."""
+        return dict.fromkeys(objects, f"{self._cache.uri} takes neither logs nor realisations")
+
+    async def withdraw(self, names: Collection[str]) -> None:
+        """There are none."""
+        del names
 
     async def hashes(self) -> frozenset[str] | None:
         """Not to be had: what else is in that store is no cache of ours."""

@@ -9,6 +9,7 @@ from msgspec import structs
 from reconciler.binary_cache import open_cache
 from reconciler.binary_cache.interface import PushReport
 from reconciler.binary_cache.nars import Nars
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.model import Cache, PathInfo, StorePath
 
 PathInfoOf = Callable[[StorePath], Awaitable[PathInfo | None]]
@@ -23,6 +24,7 @@ async def push_batch(
     nars: Nars,
     elsewhere: Collection[StorePath] = (),
     replace: Collection[StorePath] = (),
+    traffic: Traffic | None = None,
 ) -> PushReport:
     """Push paths; `path_info` is asked of the store, and answers None where a path is gone. Those
     to `replace` are sent although something is there.
@@ -30,7 +32,7 @@ async def push_batch(
     Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
     asked.
     """
-    async with open_cache(cache, store_dir=store_dir) as opened:
+    async with open_cache(cache, store_dir=store_dir, traffic=traffic) as opened:
         missing = await opened.missing(paths) | set(replace)
         infos, gone = [], []
         for path in missing:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from reconciler.binary_cache.staging import Staging
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ _CONTENT_TYPES = {
     ".narinfo": "text/x-nix-narinfo",
     "nix-cache-info": "text/x-nix-cache-info",
     ".html": "text/html; charset=utf-8",
+    ".doi": "application/json",
 }
 
 
@@ -76,8 +78,9 @@ class Remote:
     `name` begins the messages.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, traffic: Traffic | None = None) -> None:
         self._name = name
+        self.traffic = traffic or Traffic()
         try:
             self._staging = Staging(_scratch(), prefix=_PREFIX)
         except OSError as error:
@@ -107,6 +110,12 @@ class Remote:
         self._stop.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._staging.close)
+
+    def admit(self, amount: int) -> None:
+        """Wait until so many bytes may be sent. Blocking."""
+        pause = self.traffic.admit(amount, now=time.monotonic())
+        if self._stop.wait(pause) if pause > 0 else self._stop.is_set():
+            raise UnusableError(f"{self._name}: stopped")
 
     async def run(self, request: Callable[[], T]) -> T:
         """Make a request in a thread, again if need be."""
@@ -246,6 +255,8 @@ def retry_after(header: str | None) -> float:
 
 def content_type(name: str) -> str:
     """What a web server in front should say of an object; the words are Nix's own."""
+    if name.startswith("log/"):
+        return "text/plain; charset=utf-8"
     for end, kind in _CONTENT_TYPES.items():
         if name.endswith(end):
             return kind

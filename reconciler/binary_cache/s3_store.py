@@ -11,6 +11,7 @@ import bisect
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import threading
 from base64 import b64encode
@@ -37,9 +38,11 @@ from reconciler.binary_cache.remote import (
 )
 from reconciler.binary_cache.s3_address import S3Address, address_of, read_credentials
 from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSRequest
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
@@ -79,12 +82,18 @@ class S3Store:
 
     @classmethod
     async def open(
-        cls, uri: str, *, credentials_file: Path | None, patience: float = PATIENCE
+        cls,
+        uri: str,
+        *,
+        credentials_file: Path | None,
+        patience: float = PATIENCE,
+        traffic: Traffic | None = None,
     ) -> S3Store:
         """Make ready; the bucket itself is asked for with the first request."""
         address = address_of(uri)
         client = await asyncio.to_thread(_connect, address, credentials_file, patience)
-        return cls(address, client, Remote(uri))
+        _when_signed(client)
+        return cls(address, client, Remote(uri, traffic))
 
     @property
     def staging(self) -> Path:
@@ -242,7 +251,7 @@ class S3Store:
         self._client.put_object(
             Bucket=self._address.bucket,
             Key=self._key(name),
-            Body=body,
+            Body=self._paced(body),
             ContentMD5=_md5(body),
             ContentType=content_type(name),
         )
@@ -281,7 +290,7 @@ class S3Store:
                 Key=key,
                 UploadId=upload,
                 PartNumber=number,
-                Body=body,
+                Body=self._paced(body),
                 ContentMD5=_md5(body),
             )
             return answer["ETag"]
@@ -328,6 +337,12 @@ class S3Store:
 
     # --- Helpers ---------------------------------------------------------------------------
 
+    def _paced(self, body: bytes) -> bytes | _PacedBody:
+        if self._remote.traffic.limit is not None:
+            return _PacedBody(body, self._remote)
+        self._remote.admit(len(body))
+        return body
+
     def _key(self, name: str) -> str:
         return self._address.prefix + name
 
@@ -348,6 +363,40 @@ class S3Store:
             yield
         except RAISED as error:
             raise judge(error, self._address) from error
+
+
+class _PacedBody(io.BytesIO):
+    """A body that is sent as fast as the cache allows, once it is `being_sent`: before, it is read
+    to be signed.
+    """
+
+    def __init__(self, body: bytes, remote: Remote) -> None:
+        super().__init__(body)
+        self._remote = remote
+        self.being_sent = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.being_sent:
+            return super().read(size)
+        piece = self._remote.traffic.piece
+        data = super().read(piece if size is None or size < 0 else min(size, piece))
+        self._remote.admit(len(data))
+        return data
+
+
+def _when_signed(client: S3Client) -> None:
+    """Have bodies told when their requests are signed, which is what this event's handlers do."""
+
+    def tell(*, being_sent: bool) -> Callable[..., None]:
+        def handle(request: AWSRequest, **_rest: object) -> None:
+            body: object = request.body  # whatever was given, says boto3's own code
+            if isinstance(body, _PacedBody):
+                body.being_sent = being_sent
+
+        return handle
+
+    client.meta.events.register_first("request-created.s3", tell(being_sent=False))
+    client.meta.events.register_last("request-created.s3", tell(being_sent=True))
 
 
 class _Page(Struct, frozen=True, kw_only=True):

@@ -14,8 +14,9 @@ from reconciler.cli.status_text import mark
 from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table
 from reconciler.database import cached, report
 from reconciler.database.cached import CacheContents
+from reconciler.push_progress import PushProgress
 from reconciler.quantities import format_size
-from reconciler.status import CacheStatus, judge_cache
+from reconciler.status import CacheStatus, counted, judge_cache
 
 
 class _Caches(click.Group):
@@ -69,6 +70,18 @@ def caches(*, as_json: bool) -> None:
                 click.echo(line)
 
 
+def _progress(progress: PushProgress, *, now: float) -> Iterator[list[str]]:
+    """How far pushing is; how long the rest takes is said in the summary."""
+    sent = f"{counted(progress.sent_paths, 'path')}, {format_size(progress.sent_bytes)}"
+    yield ["sent now", f"{sent} since {ago(progress.since, now)}"]
+    left = f"{counted(progress.left_paths, 'path')}, {format_size(progress.left_bytes)} unpacked"
+    if progress.estimate is not None:
+        left += f", about {lasting(progress.estimate)}"
+    yield ["left", left]
+    if progress.rate is not None:
+        yield ["rate", f"{format_size(int(progress.rate))}/s"]
+
+
 def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> Iterator[str]:
     facts, width = each.facts, columns()
     if facts.removed_at is not None:
@@ -79,12 +92,16 @@ def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> I
     if contents.last_push_at is not None:
         pushed += f", the last {ago(contents.last_push_at, now)}"
     pairs = [["address", harmless(facts.uri)], ["pushed", pushed]]
+    if facts.progress is not None:
+        pairs += _progress(facts.progress, now=now)
     if facts.looked_at is not None:
         pairs.append(["looked into", ago(facts.looked_at, now)])
     if facts.seen_at is not None:
         pairs.append(["all seen", f"within {lasting(round(now - facts.seen_at))}"])
     if contents.dropped:
         pairs.append(["dropped", f"{contents.dropped} paths, collected before they were pushed"])
+    if facts.beside_error:
+        pairs.append(["logs failing", one_line(facts.beside_error)])
     if facts.failing and facts.error:
         pairs.append(["failing", one_line(facts.error)])
     if facts.next_due_at is not None and facts.next_due_at > now:

@@ -135,7 +135,7 @@ def _action(action: planning.Action, found: Preview) -> Iterator[Line]:
             )
         case planning.Sweep():
             yield Line(sign="-", kind="sweep", subject="builds and logs that nothing kept needs")
-        case planning.Push() | planning.Prune() | upkeep.Mark():
+        case planning.Push() | planning.Accompany() | planning.Prune() | upkeep.Mark():
             return
         case _:
             assert_never(action)

@@ -27,6 +27,7 @@ from reconciler.problems import did_you_mean
 from reconciler.reconcile.farm import open_store
 from reconciler.states import InspectionScope
 from reconciler.status import counted
+from reconciler.upstreams import Upstreams
 
 
 class Judged(Struct, frozen=True, kw_only=True):
@@ -60,6 +61,7 @@ class Verified(Struct, frozen=True, kw_only=True):
     examples="""
     reconciler caches verify main
     reconciler caches verify main --heal
+    reconciler caches verify main --sample 100
     reconciler caches verify main --json | jq '.findings[] | select(.healed | not)'
     """,
     notes="""
@@ -68,15 +70,22 @@ class Verified(Struct, frozen=True, kw_only=True):
 )
 @click.argument("name", metavar="CACHE")
 @click.option("--heal", is_flag=True, help="Push again from the store what is missing or damaged.")
-def verify(*, name: str, heal: bool, as_json: bool) -> None:
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Read N paths, any of them, instead of all.",
+)
+def verify(*, name: str, heal: bool, sample: int | None, as_json: bool) -> None:
     """Read a cache back, every byte, and compare.
 
     All that the cache lists is read, and all that was pushed to it: narinfo, signature, NAR by its
     hashes, references. With --heal, what is missing or damaged is pushed again from the store; of
     what the store has lost too, the derivation is named, and the daemon builds it again if a jobset
-    still wants it. What others pushed is judged, never changed.
+    still wants it. What others pushed is judged, never changed. With --sample only so many paths
+    are read, others each time.
     """
-    found = asyncio.run(_verify(settings(), CacheName(name), heal=heal))
+    found = asyncio.run(_verify(settings(), CacheName(name), heal=heal, sample=sample))
     if as_json:
         print_json(_json(found))
     else:
@@ -85,7 +94,7 @@ def verify(*, name: str, heal: bool, as_json: bool) -> None:
     click.get_current_context().exit(0 if found.good else 1)
 
 
-async def _verify(where: Settings, name: CacheName, *, heal: bool) -> Verified:
+async def _verify(where: Settings, name: CacheName, *, heal: bool, sample: int | None) -> Verified:
     with reading(where) as database:
         document_in_force(database)
         cache = _declared(observe.document_in_force(database), name)
@@ -93,20 +102,32 @@ async def _verify(where: Settings, name: CacheName, *, heal: bool) -> Verified:
     environment = dict(os.environ)
     store = open_store(Places(state_dir=where.state_dir, environment=environment))
     store_dir = environment.get("NIX_STORE_DIR", "/nix/store")
+    upstreams = Upstreams(None)  # its own memory: the daemon has the database
     try:
         survey = await inspecting.survey(
-            cache, pushed, store, store_dir=store_dir, progress=_progress
+            cache,
+            pushed,
+            store,
+            store_dir=store_dir,
+            progress=_progress,
+            upstreams=upstreams,
+            sample=sample,
         )
         left: Mapping[StorePath, str] | None = None
         if heal:
             left = await inspecting.heal(
-                cache, survey.findings, set(pushed), store, store_dir=store_dir
+                cache,
+                survey.findings,
+                set(pushed),
+                store,
+                store_dir=store_dir,
+                upstreams=upstreams,
             )
     finally:
         await store.close()
     judged = _judge(where, survey.findings, set(pushed), left)
     if heal:
-        _record(where, name, pushed, judged)
+        _record(where, name, survey, pushed, judged)
     return Verified(cache=cache, survey=survey, judged=judged)
 
 
@@ -153,7 +174,11 @@ def _judge(
 
 
 def _record(
-    where: Settings, name: CacheName, pushed: list[StorePath], judged: Iterable[Judged]
+    where: Settings,
+    name: CacheName,
+    survey: Survey,
+    pushed: list[StorePath],
+    judged: Iterable[Judged],
 ) -> None:
     """Note what was seen; what could not be mended here is the daemon's to mend."""
     left = [each.finding for each in judged if each.ours and not each.healed]
@@ -164,8 +189,8 @@ def _record(
             writer,
             name,
             inspected.Sight(
-                scope=InspectionScope.WHOLE,
-                seen=pushed,
+                scope=_scope(survey),
+                seen=[path for path in pushed if path in survey.seen],
                 lost={each.path: each.message for each in left if each.flaw is Flaw.ABSENT},
                 broken={each.path: each.message for each in left if each.flaw in BROKEN},
                 dangling={e.reference: e.message for e in left if e.reference is not None},
@@ -178,12 +203,18 @@ def _record(
         wake(where)
 
 
+def _scope(survey: Survey) -> InspectionScope:
+    whole = survey.paths == survey.of
+    return InspectionScope.WHOLE if whole else InspectionScope.SAMPLE
+
+
 def _json(found: Verified) -> Json:
     return {
         "cache": found.cache.name,
         "uri": found.cache.uri,
         "listed": found.survey.listed,
         "paths": found.survey.paths,
+        "of": found.survey.of,
         "good": found.good,
         "findings": [
             {
@@ -216,6 +247,8 @@ def _lines(found: Verified, *, heal: bool) -> Iterator[str]:
         body = wrapped(text, width=width, indent="  ", first="")
         yield f"{click.style(sign, fg=color)} {body}"
     paths = counted(found.survey.paths, "path")
+    if found.survey.paths < found.survey.of:
+        paths = f"{found.survey.paths} of {counted(found.survey.of, 'path')}, at random,"
     looked = (
         "" if found.survey.listed else " that were pushed (this kind of cache cannot be listed)"
     )

@@ -225,6 +225,8 @@ def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
         exclude=tuple(value["exclude"]),
         gc=value["gc"],
         grace_period=duration(value["gracePeriod"]),
+        logs=value["logs"],
+        bandwidth=_bytes(value["bandwidth"]),
     )
 
 

@@ -14,12 +14,13 @@ from reconciler.config import branch_rules
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
 from reconciler.problems import Problem, did_you_mean, quote, render_path
-from reconciler.quantities import QuantityError, duration
+from reconciler.quantities import QuantityError, duration, size
 
 _IN_STORE = re.compile(r"^/nix/store/|/store/[0-9a-df-np-sv-z]{32}-")
 """A store path, wherever the store is: Nix's base 32 leaves out e, o, t and u."""
 _PASSWORD = re.compile(r"^[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@")
 _SHORTEST_INTERVAL = 1.0
+_SLOWEST = 1024
 _KERNELS = frozenset(
     {
         "cygwin", "darwin", "freebsd", "genode", "ghcjs", "linux", "mmixware", "netbsd", "none",
@@ -75,6 +76,7 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
     yield from _stored_secrets(document)
     for name, cache in caches.items():
         at: list[str | int] = ["caches", name]
+        yield from _sent_to(at, cache)
         yield from _password([*at, "uri"], cache.get("uri"))
         yield from _kind_of_cache(at, cache)
         upstreams = cache.get("upstreams")
@@ -221,6 +223,21 @@ def _local_builder(
             yield [*at, key], "this machine is not reached by ssh", f"add a uri, or remove {key}"
 
 
+def _sent_to(at: list[str | int], cache: dict[str, Json]) -> Iterator[Refusal]:
+    """Refuse limits and logs where a cache of this kind has neither."""
+    uri, bandwidth = cache.get("uri"), cache.get("bandwidth")
+    kind = uri.partition(":")[0] if isinstance(uri, str) else ""
+    if kind == "ssh-ng" and cache.get("logs") is True:
+        yield [*at, "logs"], "a Nix store takes no logs from here", "remove it"
+    if not isinstance(bandwidth, str):
+        return
+    if kind in ("file", "ssh-ng"):
+        message = f"what is sent to a cache of kind {kind}: is not limited"
+        yield [*at, "bandwidth"], message, "remove it"
+    elif 0 <= _bytes(bandwidth) < _SLOWEST:
+        yield [*at, "bandwidth"], f"{quote(bandwidth)} is too little", "write at least 1KiB"
+
+
 def _stored_secrets(document: dict[str, Json]) -> Iterator[Refusal]:
     mend = "keep the secret in a file outside, such as one under /run/credentials or /run/secrets"
     for at, file in secret_files(document):
@@ -244,6 +261,14 @@ def _seconds(text: str) -> float:
         return duration(text)
     except QuantityError:
         return 0.0
+
+
+def _bytes(text: str) -> int:
+    """Read a size; -1 for what the schema refuses anyway."""
+    try:
+        return size(text)
+    except QuantityError:
+        return -1
 
 
 def _declared(document: dict[str, Json], kind: str) -> dict[str, dict[str, Json]]:

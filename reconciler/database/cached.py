@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from reconciler.database import companions, progress
 from reconciler.database.file import Database
 from reconciler.states import CacheName
 from reconciler.status import UNSEEN_GRACE, CacheFacts, Condition
@@ -45,10 +46,16 @@ def caches(
             unseen=row["seen_at"] is not None and row["seen_at"] < now - UNSEEN_GRACE,
             lost=row["lost"],
             gone=row["gone"],
+            progress=progress.of_cache(database, row["id"], now=now) if row["open"] else None,
+            beside=row["beside"],
+            beside_error=row["beside_error"],
             conditions=conditions_of(conditions, "cache", row["name"]),
         )
         for row in database.query(
-            "SELECT c.name, c.uri, c.removed_at, count(p.path) AS open,"
+            "SELECT c.id, c.name, c.uri, c.removed_at, count(p.path) AS open,"
+            f" {companions.open_count('c.id')} AS beside,"
+            " (SELECT max(error) FROM companion WHERE cache = c.id AND state = 'pending')"
+            "  AS beside_error,"
             " coalesce(sum(p.failures > 0), 0) AS failing, max(p.error) AS error,"
             " min(CASE WHEN p.failures > 0 THEN p.not_before END) AS due,"
             " (SELECT max(at) FROM inspection WHERE cache = c.id) AS looked_at,"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from itertools import accumulate
 
 from msgspec import Struct
 
@@ -315,22 +316,30 @@ class PushQueue(Struct, frozen=True, kw_only=True):
     """The most failures in a row that a waiting path has."""
 
 
-def push_queue(database: Database, cache: CacheName, *, now: float, batch: int) -> PushQueue:
-    """What a cache is to be sent next."""
+def push_queue(
+    database: Database, cache: CacheName, *, now: float, batch: int, batch_size: int
+) -> PushQueue:
+    """What a cache is to be sent next: so many paths at most, of so many bytes."""
     waiting = (
         # The first condition is the partial index's.
         "FROM push p JOIN cache c ON c.id = p.cache WHERE c.name = ?"
         " AND p.state <> 'pushed' AND p.state = 'pending'"
     )
     due = database.query(
-        f"SELECT p.path {waiting} AND p.not_before <= ? ORDER BY p.position LIMIT ?",
+        f"SELECT p.path, p.size {waiting} AND p.not_before <= ? ORDER BY p.position LIMIT ?",
         (cache, now, batch),
     )
     later = database.one(
         f"SELECT min(p.not_before), max(p.failures) {waiting} AND p.not_before > ?", (cache, now)
     )
     assert later is not None
-    return PushQueue(due=tuple(row[0] for row in due), next_due_at=later[0], failures=later[1] or 0)
+    sizes = accumulate(row[1] or 0 for row in due)
+    fitting = sum(size <= batch_size for size in sizes)
+    return PushQueue(
+        due=tuple(row[0] for row in due[: max(fitting, 1)]),
+        next_due_at=later[0],
+        failures=later[1] or 0,
+    )
 
 
 def open_requests(database: Database) -> list[Request]:

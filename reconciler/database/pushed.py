@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -14,6 +15,8 @@ from reconciler.model import (
 )
 from reconciler.transitions import Cause, check
 
+_UNKNOWN: Mapping[StorePath, int] = MappingProxyType({})
+
 
 def queue_pushes(
     database: Database,
@@ -22,8 +25,10 @@ def queue_pushes(
     roots: Iterable[int],
     paths: Iterable[StorePath],
     now: float,
+    sizes: Mapping[StorePath, int] = _UNKNOWN,
 ) -> None:
     """Put paths on a cache's queue in this order, and note the derivations they are queued for.
+    `sizes` are bytes of their archives.
 
     A path that was given up because the store had lost it is taken up again.
     """
@@ -34,18 +39,37 @@ def queue_pushes(
         newest = database.one("SELECT max(position) FROM push WHERE cache = ?", (identity,))
         last = 0 if newest is None or newest[0] is None else newest[0]
         database.execute_many(
-            "INSERT INTO push(cache, path, position, state, queued_at)"
-            " VALUES (?, ?, ?, 'pending', ?) ON CONFLICT DO UPDATE SET unwanted_at = NULL,"
+            "INSERT INTO push(cache, path, position, state, queued_at, size)"
+            " VALUES (?, ?, ?, 'pending', ?, ?) ON CONFLICT DO UPDATE SET unwanted_at = NULL,"
             " state = CASE state WHEN 'failed' THEN 'pending' ELSE state END,"
             " position = CASE state WHEN 'failed' THEN excluded.position ELSE position END,"
             " not_before = 0 WHERE state = 'failed' OR unwanted_at IS NOT NULL",
-            ((identity, path, last + place, now) for place, path in enumerate(paths, start=1)),
+            (
+                (identity, path, last + place, now, sizes.get(path))
+                for place, path in enumerate(paths, start=1)
+            ),
         )
         database.execute_many(
             # Some may have been forgotten while their closure was being found.
             "INSERT INTO push_root(cache, derivation) SELECT ?, id FROM derivation WHERE id = ?"
             " ON CONFLICT DO NOTHING",
             ((identity, derivation) for derivation in roots),
+        )
+
+
+def queue_lacking(
+    database: Database, cache: CacheName, paths: Iterable[StorePath], *, now: float
+) -> None:
+    """Put references on a cache's queue that an upstream was thought to have, say; those that are
+    there in any state are left as they are.
+    """
+    with database.transaction():
+        database.execute_many(
+            "INSERT INTO push(cache, path, position, state, queued_at)"
+            " SELECT c.id, ?, (SELECT coalesce(max(position), 0) + 1 FROM push"
+            "  WHERE cache = c.id), 'pending', ? FROM cache c WHERE c.name = ?"
+            " ON CONFLICT DO NOTHING",
+            ((path, now, cache) for path in paths),
         )
 
 

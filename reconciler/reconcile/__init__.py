@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from reconciler.database import collected, declared, inspected, observe, usage
+from reconciler.database import collected, companions, declared, inspected, observe, usage
 from reconciler.errors import NixError
 from reconciler.model import CacheName, EvaluationState, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan, plan
@@ -22,6 +22,10 @@ from reconciler.upkeep import ObservedCache
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
+BESIDE_BATCH = 64
+"""Logs and realisations, held in memory while they are sent."""
+PUSH_BATCH_SIZE = 1024**3
+"""Bytes of archives, before compression: what was sent is recorded at the end of a batch."""
 
 
 class Tick(Struct, frozen=True, kw_only=True):
@@ -253,15 +257,21 @@ def _away(farm: Farm) -> tuple[AwayOutputs, ...]:
 
 
 def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
-    queue = observe.push_queue(farm.database, name, now=now, batch=PUSH_BATCH)
+    queue = observe.push_queue(
+        farm.database, name, now=now, batch=PUSH_BATCH, batch_size=PUSH_BATCH_SIZE
+    )
+    beside = companions.due(farm.database, name, now=now, batch=BESIDE_BATCH)
+    dues = [each for each in (queue.next_due_at, beside.next_at) if each is not None]
     closing = farm.closing.get(name, set())
     looked = inspected.looked(farm.database, name)
     return ObservedCache(
         due=() if ("cache", name, KEYLESS) in farm.faults else queue.due,
-        next_due_at=queue.next_due_at,
-        failures=queue.failures,
+        next_due_at=min(dues, default=None),
+        failures=max(queue.failures, beside.failures),
         unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys())),
         busy=name in farm.pushing,
+        beside=() if ("cache", name, KEYLESS) in farm.faults else beside.names,
+        accompanying=name in farm.accompanying,
         seen_at=None if ("cache", name, KEYLESS) in farm.faults else looked.oldest_at,
         looked_at=max(looked.last_at or 0.0, farm.inspected_at.get(name, 0.0)),
         inspecting=name in farm.inspecting,
@@ -271,7 +281,7 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         ),
         unneeded_since=collected.since(farm.database, name),
         collected_at=farm.collected_at.get(name),
-        settled=not (queue.due or queue.next_due_at or farm.unqueued.get(name) or closing),
+        settled=not (queue.due or dues or beside.names or farm.unqueued.get(name) or closing),
     )
 
 

@@ -11,14 +11,16 @@ from reconciler.build.attempt import Order
 from reconciler.database import (
     built,
     collected,
+    companions,
     evaluated,
     inspected,
     observe,
+    progress,
     pushed,
     retention,
     usage,
 )
-from reconciler.model import BuildState, PushScope, PushState
+from reconciler.model import BuildState, PushState
 from reconciler.plan import RunningBuild
 from reconciler.reconcile.farm import Farm, Progress
 from reconciler.states import InspectionScope
@@ -42,16 +44,28 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             farm.executor.stop_build(action.attempt)
         case plan.Withdraw():
             _withdraw(farm, action, now=now)
-        case plan.QueuePushes():
-            _queue_pushes(farm, action)
-        case plan.Push():
-            _push(farm, action, now=now)
+        case plan.QueuePushes() | plan.Push() | plan.Accompany():
+            _send(farm, action, now=now)
         case upkeep.Inspect():
             _inspect(farm, action, now=now)
         case upkeep.Mark() | upkeep.Collect():
             _collect(farm, action, now=now)
         case plan.Release() | plan.Forget() | plan.Sweep() | plan.Prune():
             _let_go(farm, action, now=now)
+        case _:
+            assert_never(action)
+
+
+def _send(
+    farm: Farm, action: plan.QueuePushes | plan.Push | plan.Accompany, *, now: float
+) -> None:
+    match action:
+        case plan.QueuePushes():
+            _queue_pushes(farm, action)
+        case plan.Push():
+            _push(farm, action, now=now)
+        case plan.Accompany():
+            _accompany(farm, action)
         case _:
             assert_never(action)
 
@@ -171,7 +185,6 @@ def _queue_pushes(farm: Farm, action: plan.QueuePushes) -> None:
     farm.executor.close_over(
         cache,
         {each: list(outputs.get(each, {}).values()) for each in action.derivations},
-        requisites=cache.push is not PushScope.JOBS,
     )
 
 
@@ -190,11 +203,20 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
         ],
         now=now,
     )
+    progress.begin_batch(farm.database, action.cache, now=now)
     farm.pushing.add(action.cache)
     farm.executor.push(
         farm.desired.caches[action.cache],
         action.paths,
         replace=inspected.to_resend(farm.database, action.cache, action.paths),
+    )
+
+
+def _accompany(farm: Farm, action: plan.Accompany) -> None:
+    farm.accompanying.add(action.cache)
+    farm.executor.accompany(
+        farm.desired.caches[action.cache],
+        companions.named(farm.database, action.cache, action.names),
     )
 
 
@@ -219,6 +241,7 @@ def _collect(farm: Farm, action: upkeep.Mark | upkeep.Collect, *, now: float) ->
             farm.collected_at[action.cache] = now
             paths = collected.due(farm.database, action.cache, before=action.before)
             collected.begin(farm.database, action.cache, paths)
-            farm.executor.collect(cache, paths, ours=ours, wanted=wanted)
+            beside = companions.belonging(farm.database, action.cache, paths)
+            farm.executor.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
         case _:
             assert_never(action)

@@ -9,8 +9,17 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from reconciler import outcomes as out
-from reconciler.database import built, collected, evaluated, inspected, observe, pushed
-from reconciler.model import BuildState, CacheName, Outcome, PushState, StorePath
+from reconciler.database import (
+    built,
+    collected,
+    companions,
+    evaluated,
+    inspected,
+    observe,
+    progress,
+    pushed,
+)
+from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
 from reconciler.reconcile import listed
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
@@ -45,7 +54,15 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             farm.fault(outcome.kind, outcome.name, outcome.reason, outcome.message)
         case out.Revisited():
             _revisited(farm, outcome, now=now)
-        case out.Closed() | out.Pushed() | out.Inspected() | out.Marked() | out.Collected():
+        case (
+            out.Closed()
+            | out.Sending()
+            | out.Pushed()
+            | out.Accompanied()
+            | out.Inspected()
+            | out.Marked()
+            | out.Collected()
+        ):
             _of_cache(farm, outcome, now=now)
         case _:
             assert_never(outcome)
@@ -53,15 +70,25 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
 
 def _of_cache(
     farm: Farm,
-    outcome: out.Closed | out.Pushed | out.Inspected | out.Marked | out.Collected,
+    outcome: out.Closed
+    | out.Sending
+    | out.Pushed
+    | out.Accompanied
+    | out.Inspected
+    | out.Marked
+    | out.Collected,
     *,
     now: float,
 ) -> None:
     match outcome:
         case out.Closed():
             _closed(farm, outcome, now=now)
+        case out.Sending():
+            progress.advance(farm.database, outcome.cache, sent=outcome.sent, now=now)
         case out.Pushed():
             _pushed(farm, outcome, now=now)
+        case out.Accompanied():
+            _accompanied(farm, outcome, now=now)
         case out.Inspected():
             _inspected(farm, outcome, now=now)
         case out.Marked() | out.Collected():
@@ -134,6 +161,8 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
     elif state is BuildState.QUEUED:
         farm.work.graph.requeue(derivation)
     else:
+        if not state.good:
+            _log_of_failed(farm, outcome)
         farm.work.forgive([derivation])
         farm.settle(derivation, state)
         if result.outputs:
@@ -152,6 +181,20 @@ def _learn(farm: Farm, build: LiveBuild, outcome: out.Built) -> None:
         name = package_name(build.name)
         built.set_duration(farm.database, name=name, system=build.system, seconds=seconds)
         farm.work.learn(build.name, build.system, seconds)
+
+
+def _log_of_failed(farm: Farm, outcome: out.Built) -> None:
+    """Where all goes that was built, the logs of what failed do too."""
+    if not outcome.result.log_bytes or not outcome.result.outcome.final:
+        return
+    jobsets = farm.work.wanting(outcome.derivation)
+    caches = [
+        cache.name
+        for cache in farm.caches_of(jobsets)
+        if cache.logs and cache.push is PushScope.ALL
+    ]
+    drv = farm.work.builds[outcome.derivation].path
+    companions.queue_failed_log(farm.database, caches, drv, outcome.attempt)
 
 
 def _fetched(farm: Farm, outcome: out.Fetched, *, now: float) -> None:
@@ -192,7 +235,17 @@ def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
         roots=outcome.derivations,
         paths=outcome.paths,
         now=now,
+        sizes=outcome.sizes,
     )
+    cache = farm.desired.caches.get(outcome.cache)
+    if cache is not None and not cache.uri.startswith("ssh-ng:"):  # a store has its own
+        companions.queue(
+            farm.database,
+            outcome.cache,
+            roots=outcome.derivations,
+            derivers=outcome.derivers,
+            logs=cache.logs,
+        )
 
 
 def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
@@ -238,10 +291,29 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path in outcome.waiting
     ]
     pushed.set_push_states(farm.database, outcome.cache, changes, now=now)
+    pushed.queue_lacking(farm.database, outcome.cache, outcome.lacking, now=now)
+    progress.end_batch(
+        farm.database, outcome.cache, done=outcome.sent.keys(), sent=outcome.traffic, now=now
+    )
     if inspected.built_again(farm.database, outcome.sent):
         farm.want()
     if outcome.gone:
         _build_again(farm, outcome.cache, outcome.gone)
+
+
+def _accompanied(farm: Farm, outcome: out.Accompanied, *, now: float) -> None:
+    farm.accompanying.discard(outcome.cache)
+    before = companions.failures(farm.database, outcome.cache, outcome.failed)
+    companions.record(
+        farm.database,
+        outcome.cache,
+        sent=outcome.sent,
+        gone=outcome.gone,
+        failed={
+            name: (why, now + min(PUSH_BACKOFF * 2 ** before.get(name, 0), MAX_BACKOFF))
+            for name, why in outcome.failed.items()
+        },
+    )
 
 
 def _build_again(farm: Farm, cache: CacheName, paths: Iterable[StorePath]) -> None:
@@ -299,6 +371,9 @@ def _collected(farm: Farm, outcome: out.Marked | out.Collected, *, now: float) -
         case out.Collected():
             collected.end(
                 farm.database, outcome.cache, gone=outcome.gone, kept=outcome.kept, now=now
+            )
+            companions.forget(
+                farm.database, outcome.cache, names=outcome.beside, paths=outcome.gone
             )
             farm.collected_at.pop(outcome.cache, None)
         case _:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from reconciler import branches, quarantine
 from reconciler.branches import Head
-from reconciler.database import Database, built, declared, needs, observe, troubles
+from reconciler.database import Database, built, companions, declared, needs, observe, troubles
 from reconciler.database import branches as stored
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
@@ -38,6 +38,7 @@ from reconciler.scheduler import Slots
 from reconciler.source import LockedSource
 from reconciler.store import Store
 from reconciler.transitions import Cause
+from reconciler.upstreams import Upstreams
 from reconciler.work import LiveBuild, Work
 
 FaultKey = tuple[str, str, str]
@@ -95,6 +96,8 @@ class Farm(Struct):
     running: dict[int, RunningBuild] = field(default_factory=dict)
     """By derivation."""
     pushing: set[CacheName] = field(default_factory=set)
+    accompanying: set[CacheName] = field(default_factory=set)
+    """Those to which logs and realisations are being sent."""
     inspecting: set[CacheName] = field(default_factory=set)
     inspected_at: dict[CacheName, float] = field(default_factory=dict)
     """When looking into caches was begun; of one that was seen the database knows."""
@@ -353,6 +356,9 @@ class Farm(Struct):
                 )
                 found = find(self.database, jobset.name, cache.name)
                 self.unqueued.setdefault(cache.name, set()).update(found)
+        for cache in self.desired.caches.values():
+            if cache.logs:
+                companions.queue_logs_of_pushed(self.database, cache.name)
 
     # --- Faults ----------------------------------------------------------------------------
 
@@ -388,7 +394,13 @@ def open_farm(
 
     `systems` are the machine's own, `wake` is called when something has ended.
     """
-    executor = Executor(places=places, store=store, ingest=Ingest(database, store), wake=wake)
+    executor = Executor(
+        places=places,
+        store=store,
+        ingest=Ingest(database, store),
+        upstreams=Upstreams(database),
+        wake=wake,
+    )
     return Farm(
         database=database,
         executor=executor,
