@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from reconciler.config import branch_rules
+from reconciler.config.host_keys import canonical
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
 from reconciler.problems import Problem, did_you_mean, quote, render_path
@@ -159,6 +160,7 @@ def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
     first_by_uri: dict[str | None, str] = {}
     for name, builder in builders.items():
         at: list[str | int] = ["builders", name]
+        yield from _by_ssh(at, builder)
         yield from _systems([*at, "systems"], builder.get("systems"))
         uri = builder.get("uri")
         if uri is not None and not isinstance(uri, str):
@@ -191,10 +193,30 @@ def _kind_of_cache(at: list[str | int], cache: dict[str, Json]) -> Iterator[Refu
             if cache.get(key) is not None:
                 yield [*at, key], "this cache is not reached by ssh", f"remove {key}"
         return
+    yield from _by_ssh(at, cache)
     for key, (refused, why, mend) in _OF_NO_STORE.items():
         value = cache.get(key)
         if value is not None and refused in (None, value):
             yield [*at, key], why, mend
+
+
+_HOST_KEY = re.compile(r"(ssh-|ecdsa-)\S+ |(c3NoL|ZWNkc2Et)[A-Za-z0-9+/=]{64}")
+"""What looks like a host key, and passes the schema; of what does not, that tells."""
+_PORT = re.compile(r"ssh-ng://.*:([0-9]{1,5})")
+
+
+def _by_ssh(at: list[str | int], declared: dict[str, Json]) -> Iterator[Refusal]:
+    """Refuse what looks like a way to a machine, and leads to none."""
+    uri, key = declared.get("uri"), declared.get("publicHostKey")
+    port = _PORT.fullmatch(uri) if isinstance(uri, str) else None
+    if port is not None and not 0 < int(port[1]) < 2**16:
+        yield [*at, "uri"], f"{port[1]} is no port", "write one from 1 to 65535, or none for 22"
+    if isinstance(key, str) and _HOST_KEY.match(key) and canonical(key) is None:
+        yield (
+            [*at, "publicHostKey"],
+            f"{quote(key)} is no public host key, or not all of one",
+            "copy the whole line of /etc/ssh/ssh_host_ed25519_key.pub there",
+        )
 
 
 def _systems(at: list[str | int], systems: Json) -> Iterator[Refusal]:

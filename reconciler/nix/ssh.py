@@ -9,8 +9,6 @@ Sources: ssh(1), ssh_config(5); the texts were recorded from OpenSSH 9.2 and Nix
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import stat
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from reconciler.config.host_keys import canonical
 from reconciler.errors import ConnectionLostError, NixError, UsageError
 from reconciler.model import Builder, Cache
 from reconciler.nix.connection import Connection
@@ -136,25 +135,13 @@ def host_key(text: str) -> str:
 
     Given as in a `.pub` file, or that in base64 as in `nix.buildMachines`. UsageError otherwise.
     """
-    words = text.split()
-    if len(words) == 1:
-        words = _decoded(words[0]).decode(errors="replace").split()
-    if len(words) >= 2:
-        kind, key = words[:2]
-        # A key begins with the length of its type's name, and that.
-        if _decoded(key).startswith(len(kind).to_bytes(4, "big") + kind.encode()):
-            return f"{kind} {key}"
-    raise UsageError(
-        f"{text!r} is no public host key: write the type and the key as in"
-        ' /etc/ssh/ssh_host_ed25519_key.pub, such as "ssh-ed25519 AAAA…"'
-    )
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return b""
+    known = canonical(text)
+    if known is None:
+        raise UsageError(
+            f"{text!r} is no public host key: write the type and the key as in"
+            ' /etc/ssh/ssh_host_ed25519_key.pub, such as "ssh-ed25519 AAAA…"'
+        )
+    return known
 
 
 def endpoint(

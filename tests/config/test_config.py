@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -35,6 +36,8 @@ from reconciler.model import (
 
 KEY = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJhPb0xqvbcAWJv2MvYwwVBsYNlMCrEyRuTRnNvQ4J8Y"
+CUT_HOST_KEY = base64.b64encode(HOST_KEY[:-6].encode()).decode()
+"""In the form of nix.buildMachines, and not all of it."""
 
 EVERYTHING = f"""
 jobsets:
@@ -412,6 +415,15 @@ WRONG = [
     ('builders: {b: {uri: ^^"ssh-ng://x\\n"}}', "builders.b.uri", "write ssh-ng://USER@HOST"),
     ("builders: {b: {uri: 'ssh-ng://x', publicHostKey: ^^AAAA}}", "builders.b.publicHostKey",
      "as in /etc/ssh/ssh_host_ed25519_key.pub"),
+    ("builders: {b: {uri: 'ssh-ng://x', publicHostKey: ^^ssh-ed25519 AAAAB3NzaC1yc2EAAAADAQAB}}",
+     "builders.b.publicHostKey", "or not all of one; copy the whole line of"),
+    ("builders: {b: {uri: 'ssh-ng://x', publicHostKey: ^^" + HOST_KEY[:-3] + "}}",
+     "builders.b.publicHostKey", "or not all of one"),
+    ("builders: {b: {uri: 'ssh-ng://x', publicHostKey: ^^" + CUT_HOST_KEY + "}}",
+     "builders.b.publicHostKey", "or not all of one"),
+    ("builders: {b: {uri: ^^'ssh-ng://x:99999'}}", "builders.b.uri", "99999 is no port; write one"),
+    ("builders: {b: {uri: ^^'ssh-ng://[::1]:0'}}", "builders.b.uri", "0 is no port; write one"),
+    (SSH + "publicHostKey: ^^" + HOST_KEY[:-3] + "}}", "caches.c.publicHostKey", "not all of one"),
     ("builders: {a: {uri: 'ssh-ng://x'}, b: {uri: ^^'ssh-ng://x'}}", "builders.b.uri",
      "builders.a is the same machine; keep one"),
     ("builders: {a: {}, b: ^^{}}", "builders.b", "it is this machine, as is builders.a"),
