@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -52,6 +53,20 @@ def patched_library(folder: Path, *changes: tuple[str, str, str]) -> Path:
 def script_without(folder: Path, *changes: tuple[str, str]) -> Path:
     """The library with a guard of its script replaced."""
     return patched_library(folder, *(("incremental/incremental.sh", *change) for change in changes))
+
+
+def evaluate(store: PrivateStore, expression: str) -> object:
+    """The value of a Nix expression, whose sources are added to the store."""
+    options = ["--eval", "--strict", "--json", "--read-write-mode"]
+    done = store.run("nix-instantiate", *options, "-E", expression)
+    return json.loads(done.stdout)
+
+
+def refusal(store: PrivateStore, expression: str) -> str:
+    """The error that an expression is refused with."""
+    done = store.run("nix-instantiate", "--eval", "--strict", "-E", expression, check=False)
+    assert done.returncode != 0, done.stdout
+    return " ".join(done.stderr.rpartition("error: ")[2].split())
 
 
 @dataclass

@@ -5,13 +5,21 @@ nixpkgs is not here; stdenv/ is what wrap relies on of its stdenv.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.incremental_lib.project import HEADER, LIBRARY, MAIN, ONE, TWO, Project
+from tests.incremental_lib.project import (
+    HEADER,
+    LIBRARY,
+    MAIN,
+    ONE,
+    TWO,
+    Project,
+    evaluate,
+    refusal,
+)
 from tests.support.private_store import PrivateStore
 
 STDENV = Path(__file__).parent / "stdenv"
@@ -149,17 +157,6 @@ def test_what_failed_to_compile_costs_only_itself(store: PrivateStore, project: 
     assert built.compiled == ["two.c"]
     assert built.run(store) == f"{built.out} 3\n"
     assert project.contents(built) == project.contents(project.build())
-
-
-def evaluate(store: PrivateStore, expression: str) -> object:
-    done = store.run("nix-instantiate", "--eval", "--strict", "--json", "-E", expression)
-    return json.loads(done.stdout)
-
-
-def refusal(store: PrivateStore, expression: str) -> str:
-    done = store.run("nix-instantiate", "-E", expression, check=False)
-    assert done.returncode != 0
-    return done.stderr.rpartition("error: ")[2].strip()
 
 
 def test_what_the_derivation_offers_is_kept(store: PrivateStore, project: Wrapped) -> None:
