@@ -10,11 +10,17 @@
 #   attributes  list of attribute paths; null: the default of the kind of source
 #   systems     list of wanted systems; null: all
 #   system      the machine's own system, which pure evaluation could not tell
+# and for incremental builds
+#   bases       the locked folder with bases.nix, a set by name of job; null: there are none
+#   protocols   how they reach the source: "garnix" by the function garnix.nix is, "arg" as argument
 {
   source,
   attributes,
   systems,
   system,
+  bases ? null,
+  protocols ? [ ],
+  garnix ? null,
 }:
 let
   inherit (builtins)
@@ -63,7 +69,10 @@ let
   arguments =
     (if systems == null then { inherit system; } else { inherit systems; })
     // (if systems == null || systems == [ ] then { } else { system = if elem system systems then system else head systems; })
-    // (source.args or { });
+    // (source.args or { })
+    // (if elem "arg" protocols then { incrementalBases = known; } else { });
+
+  known = if bases == null then { } else import "${builtins.fetchTree bases}/bases.nix";
 
   # Nix's own rule for calling functions without being asked: those that take a set by pattern.
   # `functionArgs` gives { } for `x: …` and `{ }: …` alike; only toXML tells them apart.
@@ -278,7 +287,18 @@ let
   file = "${tree.outPath}/${source.file}";
 in
 if source ? flake then
-  ofFlake (builtins.getFlake source.flake)
+  let
+    flake = builtins.getFlake source.flake;
+  in
+  ofFlake (
+    if elem "garnix" protocols && known != { } then
+      garnix {
+        inherit flake;
+        bases = known;
+      }
+    else
+      flake
+  )
 else if !pathExists file then
   throw "the source has no file '${source.file}'"
 else

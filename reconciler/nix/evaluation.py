@@ -17,7 +17,7 @@ from reconciler.errors import ReconcilerError
 from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, Jobset
 from reconciler.nix import builtin_evaluator, eval_jobs
 from reconciler.nix.aggregates import resolve_aggregates
-from reconciler.nix.expression import EvaluationTask, evaluation_task
+from reconciler.nix.expression import EvaluationTask, Given, evaluation_task
 from reconciler.nix.rows import Aggregate, Row
 from reconciler.source import LockedSource, fetch_environment
 
@@ -43,13 +43,15 @@ async def evaluate(
     *,
     environment: Mapping[str, str],
     work_dir: Path,
+    given: Given | None = None,
 ) -> AsyncGenerator[EvaluatedJob | EvaluationFailure, None]:
     """Evaluate; each job and each failure as it comes, in no order, aggregates last.
 
     A fault of the evaluation as a whole is a failure with an empty path, and what was found
     before stands. A job's derivation is protected from collection until the next item is asked
     for: by then it must be rooted. The copy of a local source (`locked.store_path`) must be
-    protected all the while. `work_dir` is an existing folder for temporary files.
+    protected all the while, and so must the bases that it is `given`. `work_dir` is an existing
+    folder for temporary files.
     Close the iterator (`contextlib.aclosing`) if it is left early: that ends the
     processes.
     """
@@ -62,6 +64,7 @@ async def evaluate(
                 settings=jobset.evaluation,
                 environment=fetch_environment(environment),
                 work_dir=Path(scratch),
+                given=given,
             )
         except ReconcilerError as error:
             yield EvaluationFailure(attr_path=(), message=str(error))

@@ -16,10 +16,20 @@ from typing import Any
 from msgspec import Struct
 
 from reconciler.errors import UsageError
-from reconciler.model import EvaluationSettings
+from reconciler.model import EvaluationSettings, Protocol
 from reconciler.source import LockedFlake, LockedGit, LockedSource, LockedTree
 
 AttrPath = tuple[str, ...]
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What an evaluation is given beside its source: bases of incremental builds."""
+
+    protocols: tuple[Protocol, ...]
+    """How they reach the expressions; what reaches them within the source is no matter of ours."""
+    bases: LockedTree | None
+    """A folder with bases.nix, a set by name of job. None: there are none, and the expressions
+    are told so."""
 
 
 class EvaluationTask(Struct, frozen=True, kw_only=True):
@@ -43,17 +53,23 @@ def evaluation_task(
     settings: EvaluationSettings,
     environment: Mapping[str, str],
     work_dir: Path,
+    given: Given | None = None,
 ) -> EvaluationTask:
     """Put a locked source and a jobset's settings into the form the evaluators take."""
-    request = {
+    request: dict[str, Any] = {
         "source": _source(locked),
         "attributes": None if attributes is None else _outermost(attributes),
         "systems": None if systems is None else list(systems),
         "system": native_system(),
     }
+    functions = ""
+    if given is not None:
+        request["protocols"] = list(given.protocols)
+        request["bases"] = None if given.bases is None else path_tree(given.bases)
+        functions = f" // {{ garnix = {nix_lib('garnix.nix')}; }}"
     quoted = nix_string(json.dumps(request))
     return EvaluationTask(
-        expression=f"({nix_lib('jobs.nix')}) (builtins.fromJSON {quoted})",
+        expression=f"({nix_lib('jobs.nix')}) (builtins.fromJSON {quoted}{functions})",
         options=_options(locked, settings),
         settings=settings,
         environment=environment,
@@ -115,9 +131,16 @@ def _source(locked: LockedSource) -> dict[str, Any]:
             return {"flake": url}
         case LockedGit(fetch=fetch):
             return {"git": dict(fetch), **called}
-        case LockedTree(store_path=store_path, nar_hash=nar_hash):
-            # Already in the store under the name `source`, so Nix does not copy it again.
-            return {"tree": {"type": "path", "path": store_path, "narHash": nar_hash}, **called}
+        case LockedTree():
+            return {"tree": path_tree(locked.origin), **called}
+
+
+def path_tree(tree: LockedTree) -> dict[str, str]:
+    """What `builtins.fetchTree` takes for a copy in the store.
+
+    It is there under the name `source`, so Nix does not copy it again.
+    """
+    return {"type": "path", "path": tree.store_path, "narHash": tree.nar_hash}
 
 
 def _options(locked: LockedSource, settings: EvaluationSettings) -> tuple[str, ...]:

@@ -1,1 +1,0 @@
-../../lib/incremental/bases.nix
