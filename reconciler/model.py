@@ -385,6 +385,8 @@ class AttemptResult(Struct, frozen=True, kw_only=True):
     outputs: Mapping[str, OutputFact] = field(default_factory=dict)
     products: tuple[BuildProduct, ...] = ()
     metrics: tuple[Metric, ...] = ()
+    realisations: Mapping[str, str] = field(default_factory=dict)
+    """What Nix says in full of where outputs are, as JSON; of use for content-addressed ones."""
     log_bytes: int = 0
     """Bytes of log before compression and truncation."""
     substituted: bool = False

@@ -122,6 +122,7 @@ async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
     failure: Failure | None = None
     message = ""
     outputs: Mapping[str, OutputFact] = {}
+    realisations: Mapping[str, str] = {}
     support = build_products.Support(failed=False, products=(), metrics=())
     status: BuildStatus | None = None
     log_bytes = 0
@@ -133,7 +134,7 @@ async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
             began = time.monotonic()
             result = await _build(order, place, writer)
             building = time.monotonic() - began
-            status = result.status
+            status, realisations = result.status, result.realisations
             failure = failures.of_result(status, result.message)
             if failure is None:
                 made = await place.outputs(result)
@@ -167,6 +168,7 @@ async def run(order: Order, place: Place, logs: Path) -> AttemptResult:
         started_at=started_at,
         finished_at=time.time(),
         outputs=outputs,
+        realisations=realisations if outcome is Outcome.SUCCEEDED else {},
         products=support.products,
         metrics=support.metrics,
         log_bytes=log_bytes,

@@ -126,6 +126,14 @@ def _add_facts(database: Database, attempt: int, derivation: int, result: Attemp
         ((derivation, name, fact.path, fact.size) for name, fact in result.outputs.items()),
     )
     database.execute_many(
+        # Of all others the path is known before.
+        "INSERT OR REPLACE INTO realisation(derivation, output, path, content)"
+        " SELECT o.derivation, o.name, o.path, ? FROM output o JOIN derivation d"
+        " ON d.id = o.derivation AND instr(' ' || d.features || ' ', ' ca-derivations ')"
+        " WHERE o.derivation = ? AND o.name = ? AND o.path IS NOT NULL",
+        ((text, derivation, name) for name, text in result.realisations.items()),
+    )
+    database.execute_many(
         "INSERT INTO product(attempt, kind, subtype, path) VALUES (?, ?, ?, ?)",
         ((attempt, item.kind, item.subtype, item.path) for item in result.products),
     )

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.basic_derivation import BasicDerivation, encoded
@@ -126,6 +126,8 @@ class BuildResult(Struct, frozen=True, kw_only=True):
     cpu_system: float | None
     outputs: Mapping[str, StorePath]
     """Paths of the outputs asked for, also content-addressed ones; empty of a failure."""
+    realisations: Mapping[str, str] = field(default_factory=dict)
+    """Of the same outputs what Nix says in full of where they are, as JSON."""
 
 
 class Missing(Struct, frozen=True, kw_only=True):
@@ -369,7 +371,7 @@ async def read_build_result(reader: Reader, version: Version, store_dir: str) ->
     if number >= len(BuildStatus):
         raise PeerError(f"it sent the unknown build status {number}")
     timed = version >= PROCESSOR_TIMES_SINCE
-    return BuildResult(
+    result = BuildResult(
         status=BuildStatus(number),
         message=plain((await reader.string()).decode(errors="replace")),
         times_built=await reader.word(),
@@ -378,7 +380,16 @@ async def read_build_result(reader: Reader, version: Version, store_dir: str) ->
         stopped_at=await reader.word(),
         cpu_user=await _optional_seconds(reader) if timed else None,
         cpu_system=await _optional_seconds(reader) if timed else None,
-        outputs=await _realisations(reader, store_dir),
+        outputs={},
+    )
+    realisations = await _realisations(reader)
+    return structs.replace(
+        result,
+        outputs={
+            name: _store_path(f"{store_dir}/{base_name}")
+            for name, (base_name, _) in realisations.items()
+        },
+        realisations={name: text for name, (_, text) in realisations.items()},
     )
 
 
@@ -392,8 +403,10 @@ async def _optional_seconds(reader: Reader) -> float | None:
             raise PeerError(f"it sent {other} where a value is or is not")
 
 
-async def _realisations(reader: Reader, store_dir: str) -> dict[str, StorePath]:
-    """Outputs by name, from `HASH!NAME` and a JSON object whose `outPath` lacks the folder."""
+async def _realisations(reader: Reader) -> dict[str, tuple[str, str]]:
+    """Outputs by name, from `HASH!NAME` and a JSON object: its `outPath`, which lacks the folder,
+    and the whole.
+    """
     outputs = {}
     for _ in range(await reader.word()):
         identity, text = await reader.text(), await reader.text()
@@ -404,5 +417,5 @@ async def _realisations(reader: Reader, store_dir: str) -> dict[str, StorePath]:
             base_name = None
         if not separator or not isinstance(base_name, str):
             raise PeerError(f"it sent the realisation {text[:200]!r} of {identity[:80]!r}")
-        outputs[name] = _store_path(f"{store_dir}/{base_name}")
+        outputs[name] = base_name, text
     return outputs

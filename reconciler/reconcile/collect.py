@@ -127,6 +127,8 @@ def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
         # As if the source had not answered: it is asked again after the same pause.
         progress.locked, progress.polled_at = None, now
     farm.want()
+    if outcome.error is None:
+        farm.look_for_intermediates(outcome.jobset)
 
 
 def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:

@@ -360,6 +360,15 @@ class Farm(Struct):
             if cache.logs:
                 companions.queue_logs_of_pushed(self.database, cache.name)
 
+    def look_for_intermediates(self, jobset: JobsetName) -> None:
+        """Find what exists of all below a jobset's jobs, where that belongs in a cache: what an
+        evaluation found there already was never built for it.
+        """
+        for cache in self.caches_of([jobset]):
+            if cache.push is PushScope.ALL:
+                found = observe.unqueued_requisites(self.database, jobset, cache.name)
+                self.unqueued.setdefault(cache.name, set()).update(found)
+
     # --- Faults ----------------------------------------------------------------------------
 
     def fault(self, kind: str, name: str, reason: str, message: str | None) -> None:
