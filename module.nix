@@ -5,5 +5,6 @@
     ./nix/service.nix
     ./nix/nix-daemon.nix
     ./nix/cache-server.nix
+    ./nix/client.nix
   ];
 }

@@ -30,10 +30,13 @@ let
   pushedTo = concatMap (jobset: jobset.caches) (
     filter (jobset: jobset.enabled) (attrValues jobsets)
   );
+  bySsh = cache: hasPrefix "ssh-ng://" cache.uri;
   # A store reached by ssh-ng signs, or trusts, by itself.
-  signed =
-    cache:
-    cache.signingKeyFile != null || cache.signingKeyFiles != [ ] || hasPrefix "ssh-ng://" cache.uri;
+  signed = cache: cache.signingKeyFile != null || cache.signingKeyFiles != [ ] || bySsh cache;
+  reached =
+    kind: name: object:
+    claim (object.sshKeyFile != null) [ kind name "sshKeyFile" ]
+      "${object.uri} cannot be reached without a key; name the file of a private key that opens it";
 
   assertions =
     each jobsets (
@@ -65,11 +68,10 @@ let
         )
       ]
     )
+    ++ mapAttrsToList (reached "caches") (lib.filterAttrs (_: bySsh) caches)
     ++ each remote (
       name: builder: [
-        (claim (builder.sshKeyFile != null) [ "builders" name "sshKeyFile" ]
-          "${builder.uri} cannot be reached without a key; name the file of a private key that opens it"
-        )
+        (reached "builders" name builder)
         (claim (firstWith builder.uri == name) [ "builders" name "uri" ]
           "${at [ "builders" (firstWith builder.uri) ]} is the same machine; keep one, with the slots of both"
         )

@@ -85,6 +85,18 @@ in
         description = "Whether to open ports 80 and 443.";
       };
     };
+    client = {
+      enable = lib.mkEnableOption "that the Nix of this machine, which need not be the farm, takes what is in the declared caches, by their `publicKeys`";
+      substituters = mkOption {
+        type = types.listOf types.str;
+        default = builtins.filter (uri: !lib.hasPrefix "file:" uri) (
+          map (cache: cache.uri) (builtins.attrValues cfg.settings.caches)
+        );
+        defaultText = lib.literalMD "the `uri` of each declared cache that is not `file:`";
+        example = [ "https://cache.example.org" ];
+        description = "Where clients fetch from, if it is not where the farm pushes to: the web server before a `file:` or an `s3:` cache.";
+      };
+    };
     # What the other parts of the module read.
     rendered = mkOption {
       internal = true;

@@ -19,7 +19,10 @@ let
   ];
 
   secrets = lib.optionals (cfg.configFile == null) cfg.rendered.secrets;
-  checks = import ./checks.nix { inherit lib secrets; inherit (cfg) settings; };
+  checks = import ./checks.nix {
+    inherit lib secrets;
+    inherit (cfg) settings;
+  };
 
   # A document that is known now is checked now, unless the program is for another machine.
   checked =
@@ -57,6 +60,24 @@ let
 
   # From systemd 260 on a reload brings fresh credentials; before that only a restart does.
   refreshes = lib.versionAtLeast (lib.getVersion config.systemd.package) "260";
+  # Whatever had it look, what counts is whether a file is another one than the daemon was given: a path
+  # unit sees no link changed on the way to a file, and nothing at all while this runs.
+  bringRotated = pkgs.writeShellScript "reconciler-rotated-secrets" ''
+    for look in 1 2 3; do
+      rotated=
+      while read -r id file; do
+        ${lib.getExe' pkgs.diffutils "cmp"} -s "$file" /run/credentials/reconciler.service/"$id"
+        [ $? != 1 ] || rotated="$rotated $id"
+      done <<'END'
+    ${lib.concatMapStringsSep "\n" (secret: "${secret.id} ${secret.file}") secrets}
+    END
+      [ "$rotated" ] || exit 0
+      echo "rotated:$rotated"
+      ${lib.getExe' config.systemd.package "systemctl"} ${
+        if refreshes then "try-reload-or-restart" else "try-restart"
+      } reconciler.service || exit
+    done
+  '';
 
   # Works at all: a document in force, a database that can be read, a daemon that holds it. What
   # failed to build (1) or is not done (3) is no reason to call a switch failed.
@@ -209,11 +230,14 @@ in
     };
     systemd.services.reconciler-secrets = lib.mkIf (secrets != [ ]) {
       description = "Bring rotated secrets to the Nix build farm";
+      # With each switch, too: that is when tools for secrets write them.
+      wantedBy = [ "multi-user.target" ];
+      after = [ "reconciler.service" ];
+      startAt = "*:0/5";
+      startLimitIntervalSec = 0;
       serviceConfig = {
         Type = "oneshot";
-        ExecStart = "${lib.getExe' config.systemd.package "systemctl"} ${
-          if refreshes then "try-reload-or-restart" else "try-restart"
-        } reconciler.service";
+        ExecStart = bringRotated;
       };
     };
   };

@@ -257,6 +257,8 @@ class Cache(Struct, frozen=True, kw_only=True):
     upstreams: tuple[Upstream, ...]
     signing_key_files: tuple[str, ...] = ()
     """Further ones, while a key is replaced."""
+    public_keys: tuple[str, ...] = ()
+    """What clients trust; none: whatever signs."""
     exclude: tuple[str, ...] = ()
     """Globs of the names of store paths that do not go there."""
     gc: bool = False

@@ -1,32 +1,34 @@
 #!/bin/sh
 # A real systemd as the first process of a container, on a machine that runs none. For root on Debian.
 #
-#   usage: systemd-box.sh root ROOT                       make ROOT, a small Debian with systemd, if it is not there
+#   usage: systemd-box.sh root ROOT [SUITE]               make ROOT, a small Debian with systemd, if it is not there
 #          systemd-box.sh up FOLDER ROOT [HERE=THERE]...  start; what is HERE is seen THERE, read-only
 #          systemd-box.sh in FOLDER COMMAND...            run a command inside
 #          systemd-box.sh down FOLDER
 #   environment: MIRROR, a Debian mirror; by default the one that this machine's apt uses
 #
+# SUITE is this machine's own, or testing, for a newer systemd.
 # FOLDER holds what is known of one box. Whatever happens inside is written to memory and gone with it: ROOT
 # stays as it was made, and is kept.
 set -eu
 
 die() { echo "systemd-box: $*" >&2; exit 1; }
 
-packages=systemd,systemd-sysv,dbus,procps,git,openssh-client,ca-certificates,libsqlite3-0,libssl3,libffi8,libbz2-1.0,liblzma5,libexpat1
+packages=systemd,systemd-sysv,dbus,procps,git,openssh-client,ca-certificates,libsqlite3-0,libffi8,libbz2-1.0,liblzma5,libexpat1
 
 make_root() {
-    [ "$(cat "$1/.made" 2>/dev/null)" != "$packages" ] || return 0
+    . /etc/os-release
+    suite=${2:-$VERSION_CODENAME}
+    [ "$(cat "$1/.made" 2>/dev/null)" != "$suite $packages" ] || return 0
     command -v debootstrap >/dev/null || die "no debootstrap: apt-get install debootstrap"
     # Where the system's own packages come from.
     mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' \
         'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | head -n 1)}
     [ -n "$mirror" ] || die "apt knows no Debian mirror: run 'apt-get update', or set MIRROR"
-    . /etc/os-release
     rm -rf "$1"
-    debootstrap --variant=minbase --include="$packages" "$VERSION_CODENAME" "$1" "$mirror" >"$1.log" 2>&1 ||
+    debootstrap --variant=minbase --include="$packages" "$suite" "$1" "$mirror" >"$1.log" 2>&1 ||
         die "debootstrap failed: see $1.log"
-    echo "$packages" >"$1/.made"
+    echo "$suite $packages" >"$1/.made"
 }
 
 up() {
@@ -126,7 +128,7 @@ down() {
 verb=${1:-}
 [ $# -lt 2 ] || shift
 case $verb in
-root) make_root "$1" ;;
+root) make_root "$@" ;;
 up) up "$@" ;;
 in) inside "$@" ;;
 down) down "$1" ;;

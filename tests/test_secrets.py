@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reconciler import config
+from reconciler.config.json_schema import resolved, schema, secret_files
+from reconciler.config.tree import Json
 from reconciler.model import Desired
 from reconciler.secrets import missing
 
@@ -44,6 +47,33 @@ def test_all_that_an_object_lacks_is_named_by_key_and_file(tmp_path: Path) -> No
         f"signingKeyFile: {tmp_path}/key cannot be read: No such file or directory;"
         f" credentialsFile: {tmp_path}/login cannot be read: No such file or directory"
     )
+
+
+def test_every_key_that_the_schema_marks_as_a_secret_is_looked_after(tmp_path: Path) -> None:
+    def filled(kind: str) -> dict[str, Any]:
+        """An object with a file that is not there for each of its secrets."""
+        absent = str(tmp_path / "absent")
+        parts = {
+            name: resolved(part) for name, part in schema()["$defs"][kind]["properties"].items()
+        }
+        return {
+            name: [absent] if "items" in part else absent
+            for name, part in parts.items()
+            if resolved(part.get("items", part)).get("secret")
+        }
+
+    files = filled("cache")
+    by_ssh = {"store": {"uri": "ssh-ng://nix@cache", "sshKeyFile": files.pop("sshKeyFile")}}
+    document: Json = {
+        "builders": {"big": {"uri": "ssh-ng://nix@big", **filled("builder")}},
+        "caches": {"main": {"uri": "file:/srv/cache", **files}, **by_ssh},
+    }
+    found = missing(config.parse(json.dumps(document).encode(), name="test"))
+    named = list(secret_files(document))
+    assert len(named) >= 5
+    for (kind, name, key, *index), _ in named:
+        trouble = found[str(kind).removesuffix("s"), str(name)] or ""
+        assert f"{key}{''.join(f'[{n}]' for n in index)}: " in trouble
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from reconciler.binary_cache.interface import (
 from reconciler.binary_cache.nar_cache import NarCache
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.nix_store import NixStoreCache
-from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key
+from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key, signing_keys
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
 from reconciler.model import Cache, PushScope
@@ -66,7 +66,7 @@ async def open_cache(
 
     Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
     """
-    keys = await asyncio.to_thread(_keys, cache, store_dir)
+    keys = await asyncio.to_thread(signing_keys, cache, store_dir=store_dir)
     if _is_nix_store(cache):
         opened: BinaryCache = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
     else:
@@ -101,7 +101,7 @@ async def reach(cache: Cache, *, store_dir: str) -> str:
     Raises CacheError where no answer is to be had, or where it is a cache of another store.
     """
     if _is_nix_store(cache):
-        keys = await asyncio.to_thread(_keys, cache, store_dir)
+        keys = await asyncio.to_thread(signing_keys, cache, store_dir=store_dir)
         opened = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
         try:
             return await opened.describe()
@@ -121,10 +121,6 @@ async def reach(cache: Cache, *, store_dir: str) -> str:
 def _is_nix_store(cache: Cache) -> bool:
     """Whether it is no set of files."""
     return cache.uri.startswith("ssh-ng:")
-
-
-def _keys(cache: Cache, store_dir: str) -> list[SecretKey]:
-    return [read_secret_key(Path(file), store_dir=store_dir) for file in cache.key_files]
 
 
 async def _open_store(cache: Cache, traffic: Traffic) -> ObjectStore:

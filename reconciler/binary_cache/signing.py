@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from reconciler.binary_cache.narinfo import fingerprint
 from reconciler.errors import CacheError
-from reconciler.model import PathInfo
+from reconciler.model import Cache, PathInfo
 
 _SEED = 32
 _SECRET = 64
@@ -80,6 +80,19 @@ def signatures(info: PathInfo, keys: Iterable[SecretKey]) -> tuple[str, ...]:
         info.path, nar_hash=info.nar_hash, nar_size=info.nar_size, references=info.references
     )
     return tuple(sorted({*info.signatures, *(key.sign(text) for key in keys)}))
+
+
+def signing_keys(cache: Cache, *, store_dir: str) -> list[SecretKey]:
+    """What signs for a cache; CacheError where a key cannot serve, or clients do not trust it."""
+    keys = [read_secret_key(Path(file), store_dir=store_dir) for file in cache.key_files]
+    for file, key in zip(cache.key_files, keys, strict=True):
+        if cache.public_keys and str(key.public) not in cache.public_keys:
+            raise CacheError(
+                f"signing key file {file} holds {key.public.name}, which is not among publicKeys: "
+                f"clients would refuse what it signs; declare {key.public} there, or name the file "
+                "of a key that is"
+            )
+    return keys
 
 
 def read_secret_key(file: Path, *, store_dir: str) -> SecretKey:

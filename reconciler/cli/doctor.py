@@ -17,7 +17,7 @@ from msgspec import Struct
 from reconciler import config
 from reconciler.binary_cache import reach
 from reconciler.binary_cache.file_store import folder_of
-from reconciler.binary_cache.signing import read_secret_key
+from reconciler.binary_cache.signing import read_secret_key, signing_keys
 from reconciler.build.probe import probe
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import Settings, settings, verb
@@ -200,6 +200,8 @@ def _caches(desired: Desired) -> Iterator[Finding]:
         name = f"cache {cache.name}"
         for file in cache.key_files:
             yield _try(f"{name}, signing key", partial(_signing_key, Path(file), store_dir))
+        if cache.public_keys:
+            yield _try(f"{name}, public keys", partial(_public_keys, cache, store_dir))
         if cache.credentials_file is not None:
             yield _try(f"{name}, credentials", partial(_secret, Path(cache.credentials_file)))
         if cache.uri.startswith("file:"):
@@ -211,6 +213,11 @@ def _caches(desired: Desired) -> Iterator[Finding]:
 def _signing_key(file: Path, store_dir: str) -> str:
     key = read_secret_key(file, store_dir=store_dir)
     return f"{_secret(file)}, {key.public.name}"
+
+
+def _public_keys(cache: Cache, store_dir: str) -> str:
+    names = sorted(key.public.name for key in signing_keys(cache, store_dir=store_dir))
+    return f"clients trust {', '.join(names) or 'others'}"
 
 
 def _secret(file: Path) -> str:

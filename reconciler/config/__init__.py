@@ -222,8 +222,11 @@ def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
             for upstream in value["upstreams"]
         ),
         signing_key_files=tuple(value["signingKeyFiles"]),
+        public_keys=tuple(value["publicKeys"]),
         exclude=tuple(value["exclude"]),
         gc=value["gc"],
+        ssh_key_file=value["sshKeyFile"],
+        public_host_key=value["publicHostKey"],
         grace_period=duration(value["gracePeriod"]),
         logs=value["logs"],
         bandwidth=_bytes(value["bandwidth"]),

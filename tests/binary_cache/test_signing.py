@@ -6,11 +6,13 @@ import base64
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from reconciler.binary_cache import open_cache
 from reconciler.binary_cache.narinfo import fingerprint, narinfo_name, parse
-from reconciler.binary_cache.signing import PublicKey, read_secret_key
+from reconciler.binary_cache.signing import PublicKey, read_secret_key, signing_keys
 from reconciler.errors import CacheError
-from tests.binary_cache.support import build_chain, make_key, public_key
+from tests.binary_cache.support import build_chain, declare, make_key, public_key
 from tests.support.private_store import PrivateStore
 
 STORE = "/nix/store"
@@ -90,6 +92,26 @@ def test_a_key_in_the_store_is_refused_also_behind_a_link(store: PrivateStore) -
     for each in (Path(added), link):
         with pytest.raises(CacheError, match="is in the Nix store"):
             read_secret_key(each, store_dir=str(store.store_dir))
+
+
+def test_a_cache_is_signed_with_keys_that_clients_trust(store: PrivateStore) -> None:
+    files = [make_key(store, name) for name in ("a-1", "b-1")]
+    a, b = (public_key(store, file) for file in files)
+    cache = replace(declare(store.root / "main", key=files[0]), signing_key_files=(str(files[1]),))
+    for trusted in ((), (a, b), (b, a, a.replace("a-1", "c-1"))):
+        keys = signing_keys(replace(cache, public_keys=trusted), store_dir=STORE)
+        assert [str(key.public) for key in keys] == [a, b]
+
+
+async def test_a_key_that_clients_do_not_trust_does_not_sign(store: PrivateStore) -> None:
+    ours, other = (make_key(store, name) for name in ("a-1", "b-1"))
+    trusted = (public_key(store, ours),)
+    cache = replace(declare(store.root / "main", key=other), public_keys=trusted)
+    with pytest.raises(CacheError, match="b-1, which is not among publicKeys") as refused:
+        async with open_cache(cache, store_dir=str(store.store_dir)):
+            pass
+    assert str(other) in str(refused.value)
+    assert f"declare {public_key(store, other)} there" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["", "name", "name:", ":AAAA", "name:AAAA"])

@@ -18,6 +18,12 @@ from reconciler import config
 from reconciler.config.json_schema import resolved, schema
 
 CHECKOUT = Path(__file__).parents[2]
+FITTING = {
+    "sshKeyFile": {"uri": "ssh-ng://nix@big.example.org"},
+    "publicHostKey": {"uri": "ssh-ng://nix@big.example.org"},
+    "bandwidth": {"uri": "s3://nix-cache?region=eu-central-1"},
+}
+"""What some keys ask for beside them."""
 GENERATED = shutil.ignore_patterns("__pycache__")
 
 
@@ -113,8 +119,6 @@ def test_every_example_of_an_object_is_accepted(kind: str) -> None:
         declared = {"builders": builders, "caches": caches, f"{kind}s": {"main": value}} | (
             {"caches": {"main": value}} if kind == "cache" else {}
         )
-        if {"sshKeyFile", "publicHostKey"} & set(value):
-            value["uri"] = "ssh-ng://nix@big.example.org"
         config.parse(json.dumps(declared).encode(), name="example")
 
 
@@ -122,7 +126,31 @@ def examples_of(part: dict[str, Any], needed: dict[str, Any]) -> Iterator[dict[s
     yield from part["examples"]
     for name, inner in part["properties"].items():
         for example in resolved(inner)["examples"]:
-            yield {**needed, name: example}
+            yield {**needed, **FITTING.get(name, {}), name: example}
+
+
+@pytest.mark.parametrize("kind", ["jobset", "builder", "cache"])
+def test_every_key_of_an_object_is_taken_up(kind: str) -> None:
+    part = schema()["$defs"][kind]
+    needed = {
+        key: resolved(part["properties"][key])["examples"][0] for key in part.get("required", ())
+    }
+
+    def made(value: dict[str, Any]) -> object:
+        declared: dict[str, dict[str, Any]] = {
+            "caches": {"main": {"uri": "file:///srv/cache"}},
+            "builders": {"big": {"uri": "ssh-ng://big", "resources": {"memory": "32GiB"}}},
+        }
+        declared[f"{kind}s"] = {**declared.get(f"{kind}s", {}), "example": value}
+        desired = config.parse(json.dumps(declared).encode(), name="example")
+        held: dict[str, object] = getattr(desired, f"{kind}s")
+        return held["example"]
+
+    for value in list(examples_of(part, needed))[len(part["examples"]) :]:
+        name = list(value)[-1]
+        known = resolved(part["properties"][name])
+        if "default" in known and value[name] != known["default"]:
+            assert made(value) != made({**value, name: known["default"]}), value
 
 
 def test_the_examples_of_the_top_are_accepted() -> None:

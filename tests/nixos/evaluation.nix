@@ -3,6 +3,7 @@
   candidates ? "[]",
   settings ? "[]",
   expression ? "{ }",
+  systemd ? "260",
 }:
 let
   lib = import ./recording_lib.nix { candidates = builtins.fromJSON candidates; };
@@ -65,7 +66,7 @@ rec {
       filled = fill options.settings.type given;
     in
     import ./units.nix {
-      inherit lib options;
+      inherit lib options systemd;
       settings = filled;
       rendered = document filled;
     }

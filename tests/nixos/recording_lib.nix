@@ -15,6 +15,7 @@ in
   optional = condition: value: if condition then [ value ] else [ ];
   optionals = condition: values: if condition then values else [ ];
   imap0 = f: list: builtins.genList (n: f n (builtins.elemAt list n)) (builtins.length list);
+  concatMapStringsSep = between: f: list: concatStringsSep between (map f list);
   intersectLists = left: builtins.filter (each: builtins.elem each left);
   filterAttrs =
     keep: set:

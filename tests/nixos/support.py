@@ -17,6 +17,7 @@ def command(
     candidates: list[str] | None = None,
     settings: list[dict[str, Any]] | None = None,
     expression: str = "{ }",
+    systemd: str = "260",
     here: Path = HERE,
 ) -> list[str]:
     """What prints one attribute of evaluation.nix, which is `here`, as JSON."""
@@ -26,6 +27,7 @@ def command(
         "--argstr", "candidates", json.dumps(candidates or []),
         "--argstr", "settings", json.dumps(settings or []),
         "--argstr", "expression", expression,
+        "--argstr", "systemd", systemd,
     ]  # fmt: skip
 
 

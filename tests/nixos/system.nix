@@ -33,12 +33,18 @@ rec {
   failed = map (each: each.message) (builtins.filter (each: !each.assertion) config.assertions);
   unit = text "reconciler.service";
   path = text "reconciler-secrets.path";
-  rotated = text "reconciler-secrets.service";
+  bring = config.systemd.services.reconciler-secrets.serviceConfig.ExecStart.text;
   document = config.services.reconciler.rendered.document;
   source = config.environment.etc."nix-reconciler/config.json".source;
   check = config.environment.etc."nix-reconciler/config.json".source.script;
   nix = config.nix.settings;
   machines = config.nix.buildMachines;
+  client = {
+    inherit failed;
+    substituters = nix.extra-substituters;
+    keys = nix.extra-trusted-public-keys;
+    daemon = config.systemd.services ? reconciler;
+  };
   served = {
     inherit (config.services.nginx.virtualHosts.c) root;
     ports = config.networking.firewall.allowedTCPPorts;
@@ -51,11 +57,11 @@ rec {
   toplevel = config.system.build.toplevel.drvPath;
   all = {
     inherit
+      bring
       document
       failed
       nix
       path
-      rotated
       toplevel
       unit
       warnings

@@ -1,8 +1,9 @@
-"""The unit under a real systemd, in a container. Not part of the ordinary suite: it takes root, and
+"""The unit under real systemds, in a container. Not part of the ordinary suite: it takes root, and
 what scripts/systemd-box.sh downloads. Run by `make test-systemd`.
 
-RECONCILER_TEST_SYSTEMD_ROOT names where the container's Debian is kept; RECONCILER_NIX_BIN, the
-programs of a Nix that lies in a prefix of its own, which is shown to the container.
+RECONCILER_TEST_SYSTEMD_ROOT names where the container's Debian is kept, with one of the suite
+testing beside it; RECONCILER_NIX_BIN, the programs of a Nix that lies in a prefix of its own, which
+is shown to the container.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,8 @@ class Box:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.version = ""
+        """Of systemd."""
 
     def up(self, root: Path) -> None:
         binds = {
@@ -99,6 +103,12 @@ class Box:
         for name, text in NIX_DAEMON.items():
             self.write(f"/etc/systemd/system/{name}", text)
         self("sh", "-euc", PREPARATION)
+        self.version = self("systemctl", "--version").split()[1]
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether a reload brings fresh credentials."""
+        return int(self.version) >= 260
 
     def down(self) -> None:
         subprocess.run([SCRIPT, "down", self.folder], check=True)
@@ -146,7 +156,7 @@ class Box:
             "caches": {"main": cache},
             **settings,
         }
-        asked = command("machines", settings=[whole], here=HERE)
+        asked = command("machines", settings=[whole], systemd=self.version, here=HERE)
         (machine,) = json.loads(self(f"/opt/nix/bin/{asked[0]}", *asked[1:]))
         for name, text in machine["units"].items():
             self.write(f"/etc/systemd/system/{name}", text)
@@ -163,8 +173,8 @@ class Box:
         self.write("/etc/systemd/system/reconciler.service.d/test.conf", f"[Service]\n{text}\n")
         self("systemctl", "daemon-reload")
 
-    def show(self, name: str) -> str:
-        return self("systemctl", "show", "reconciler", "--value", "-p", name).strip()
+    def show(self, name: str, *, unit: str = "reconciler") -> str:
+        return self("systemctl", "show", unit, "--value", "-p", name).strip()
 
     def journal(self) -> str:
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", "reconciler").stdout
@@ -199,11 +209,13 @@ class Box:
         self("sh", "-c", "echo gone >/srv/gate/go")
 
 
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The container's Debian."""
-    subprocess.run([SCRIPT, "root", ROOT], check=True)
-    return ROOT
+@pytest.fixture(scope="session", params=["", "testing"], ids=["own", "testing"])
+def root(request: pytest.FixtureRequest) -> Path:
+    """The container's Debian: this machine's, and one with a systemd that refreshes credentials."""
+    suite = request.param
+    folder = ROOT.with_name(f"{ROOT.name}-{suite}") if suite else ROOT
+    subprocess.run([SCRIPT, "root", folder, *suite.split()], check=True)
+    return folder
 
 
 @pytest.fixture
@@ -332,6 +344,88 @@ def test_a_secret_that_is_missing_keeps_only_its_cache_waiting(box: Box) -> None
     box("mv", "/srv/elsewhere", "/srv/key")
     box.eventually(lambda: box.status()["caches"][0]["summary"] == "in sync")
     assert box.attempts("one") == ["succeeded"]
+
+
+def rotate(box: Box, name: str, file: str = "/srv/key") -> None:
+    """Put another key in the place of one, as tools do it."""
+    script = """
+        umask 077; /opt/nix/bin/nix key generate-secret --key-name "$1" >"$2.next"
+        mv "$2.next" "$2"
+    """
+    box("sh", "-euc", script, "sh", name, file)
+
+
+def given(box: Box) -> str:
+    """The key that the daemon has."""
+    return box("cat", "/run/credentials/reconciler.service/caches.main.signingKeyFile")
+
+
+def test_a_rotated_key_signs_what_is_pushed_from_then_on(box: Box) -> None:
+    box.switch({"one": job("one")})
+    box("systemctl", "start", "reconciler", "reconciler-secrets.path")
+    box.eventually(lambda: box.status()["caches"][0]["summary"] == "in sync")
+    process = box.show("MainPID")
+    for name in ("next-1", "next-2"):
+        rotate(box, name)
+        box.eventually(lambda: box.show("ActiveState") == "active" and given(box) == key(box))
+        box.write("/srv/one/release.nix", job(name))
+        box.eventually(partial(box.built, name))
+        box.eventually(lambda: box.status()["caches"][0]["summary"] == "in sync")
+        narinfo = box("sh", "-euc", f"cat $(grep -l -- '-{name}$' /srv/cache/*.narinfo)")
+        assert f"Sig: {name}:" in narinfo
+    assert (box.show("MainPID") == process) is box.refreshes
+
+
+def key(box: Box) -> str:
+    return box("cat", "/srv/key")
+
+
+def test_a_build_goes_on_while_a_secret_is_rotated(box: Box) -> None:
+    """Where only a restart brings it, the restart waits for the build."""
+    box.switch({"long": LONG})
+    box("systemctl", "start", "reconciler", "reconciler-secrets.path")
+    box.begun()
+    process = box.show("MainPID")
+    rotate(box, "next-1")
+    if box.refreshes:
+        box.eventually(lambda: given(box) == key(box))
+        assert box.attempts("long") == [None]
+    else:
+        box.eventually(lambda: box.show("StatusText") == "stopping: 1 build may still end")
+    assert box.show("MainPID") == process
+    box.go()
+    box.eventually(lambda: box.built("long"))
+    box.eventually(lambda: box.show("ActiveState") == "active" and given(box) == key(box))
+    assert box.attempts("long") == ["succeeded"]
+
+
+def test_secrets_below_a_link_are_rotated_with_it(box: Box) -> None:
+    """The path unit does not see that; a look by the timer, or at a switch, does."""
+    for folder in ("/srv/secrets.1", "/srv/secrets.2"):
+        box("mkdir", folder)
+        rotate(box, "linked-1", f"{folder}/key")
+    box("ln", "-s", "/srv/secrets.1", "/srv/secrets")
+    cache = {"uri": "file:///srv/cache", "signingKeyFile": "/srv/secrets/key"}
+    box.switch({"one": job("one")}, caches={"main": cache})
+    box("systemctl", "start", "reconciler")
+    box.eventually(lambda: box.built("one"))
+    process, invocation = box.show("MainPID"), box.show("InvocationID")
+    box("systemctl", "start", "reconciler-secrets")
+    assert (box.show("MainPID"), given(box)) == (process, box("cat", "/srv/secrets.1/key"))
+    box("ln", "-sfn", "/srv/secrets.2", "/srv/secrets")
+    box("systemctl", "start", "reconciler-secrets")
+    assert given(box) == box("cat", "/srv/secrets.2/key")
+    assert (box.show("InvocationID") == invocation) is box.refreshes
+
+
+def test_secrets_rotated_again_and_again_are_still_noticed(box: Box) -> None:
+    """Units that start too often are given up by systemd, unless told otherwise."""
+    box.switch({"one": job("one")})
+    box("systemctl", "start", "reconciler", "reconciler-secrets.path")
+    for number in range(12):
+        rotate(box, f"next-{number}")
+        box.eventually(lambda: box.show("ActiveState") == "active" and given(box) == key(box))
+        box.eventually(lambda: box.show("ActiveState", unit="reconciler-secrets") == "inactive")
 
 
 def test_the_unit_is_hardened(box: Box) -> None:

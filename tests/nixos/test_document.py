@@ -63,8 +63,6 @@ def examples() -> list[dict[str, Any]]:
         part = schema()["$defs"][kind]
         needed = {key: part["properties"][key]["examples"][0] for key in part.get("required", ())}
         for value in examples_of(part, needed):
-            if {"sshKeyFile", "publicHostKey"} & set(value):
-                value["uri"] = "ssh-ng://nix@big.example.org"
             declared = {
                 "caches": {"main": main},
                 "builders": {"big": {"resources": {"memory": "32GiB"}}},
@@ -138,6 +136,11 @@ def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
             ["ssh-ng://nix@big.example.org", "name the file of a private key"],
         ),
         (
+            {"caches": {"main": {"uri": "ssh-ng://nix@cache.example.org"}}},
+            "caches.main.sshKeyFile",
+            ["ssh-ng://nix@cache.example.org cannot be reached", "name the file of a private key"],
+        ),
+        (
             {"builders": {"two": FARM["builders"]["big"]}},
             "builders.two.uri",
             ["settings.builders.big is the same machine", "keep one"],
@@ -180,8 +183,8 @@ def test_what_nothing_uses_is_warned_of(changes: dict[str, Any], path: str) -> N
     assert warning.endswith("or remove it.")
 
 
-def test_a_cache_reached_by_ssh_needs_no_key() -> None:
-    cache = {"uri": "ssh-ng://nix@cache.example.org", "signingKeyFile": None}
+def test_a_cache_reached_by_ssh_needs_no_signing_key() -> None:
+    cache = {"uri": "ssh-ng://nix@cache.example.org", "sshKeyFile": "/k", "signingKeyFile": None}
     assert document(farm(caches={"main": cache}))["refusals"] == []
 
 

@@ -39,7 +39,7 @@ def test_the_package_holds_only_files_that_are_there() -> None:
 def test_the_flake_has_its_outputs_for_both_systems() -> None:
     flake = evaluate("flake")
     assert set(flake) == {
-        "apps", "checks", "devShells", "formatter", "nixosModules", "overlays", "packages",
+        "apps", "checks", "devShells", "formatter", "lib", "nixosModules", "overlays", "packages",
     }  # fmt: skip
     for name in ("apps", "checks", "devShells", "formatter", "packages"):
         assert flake[name] == ["aarch64-linux", "x86_64-linux"]

@@ -5,6 +5,7 @@
   options,
   settings,
   rendered,
+  systemd,
 }:
 let
   library = lib // {
@@ -21,7 +22,7 @@ let
   # Programs of the machine itself, and the one under test.
   system = {
     outPath = "/usr";
-    version = "252";
+    version = systemd;
   };
   module = import ../../nix/service.nix {
     lib = library;
@@ -40,6 +41,7 @@ let
       git = system;
       openssh = system;
       coreutils = system;
+      diffutils = system;
       stdenv.hostPlatform = null;
       stdenv.buildPlatform.canExecute = _: false;
       writeText = builtins.toFile;
@@ -91,6 +93,8 @@ in
         }
       );
     "reconciler-secrets.path" = section "Path" paths.reconciler-secrets.pathConfig;
-    "reconciler-secrets.service" = section "Service" services.reconciler-secrets.serviceConfig;
+    "reconciler-secrets.service" =
+      section "Unit" { StartLimitIntervalSec = services.reconciler-secrets.startLimitIntervalSec; }
+      + section "Service" services.reconciler-secrets.serviceConfig;
   };
 }

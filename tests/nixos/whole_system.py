@@ -121,7 +121,8 @@ def test_a_rotated_secret_is_watched(farm: dict[str, Any]) -> None:
         "/run/secrets/key",
         "/run/secrets/s3",
     ]
-    assert "try-reload-or-restart reconciler.service" in farm["rotated"]
+    assert "try-reload-or-restart reconciler.service" in farm["bring"]
+    assert "caches.main.signingKeyFile /run/secrets/key\n" in farm["bring"]
 
 
 def test_nix_knows_the_user_and_what_others_set_stays(farm: dict[str, Any]) -> None:
@@ -197,6 +198,18 @@ REFUSED = {
         'configFile = "/srv/farm.yaml";',
         "services.reconciler.configFile: there are services.reconciler.settings as well",
     ),
+    "a cache by ssh without a key": (
+        'settings.caches.local.uri = lib.mkForce "ssh-ng://nix@c";',
+        "caches.local.sshKeyFile: ssh-ng://nix@c cannot be reached without a key",
+    ),
+    "a client that trusts no key": (
+        "client.enable = true;",
+        "caches.local.publicKeys: without a key that it trusts, no client takes anything",
+    ),
+    "a public key that is none": (
+        'settings.caches.main.publicKeys = [ "main-1:short=" ];',
+        "write NAME:KEY with the 44 characters of the key",
+    ),
     "serving what is not here": (
         'cache = { enable = true; hostName = "cache.example.org"; };',
         'services.reconciler.cache.name: there is no cache "main" in a local folder',
@@ -250,6 +263,29 @@ def test_the_document_is_checked_when_the_system_is_built(
     assert (built.returncode == 0) is good
     assert out.exists() is good
     assert ("below services.reconciler.settings" in built.stderr) is not good
+
+
+KEY = "main-1:lvP0skMQ5wbzC5VzgLqjHIAWNEJ2ABfMhtmIkVbBhNo="
+
+
+def test_a_client_trusts_the_declared_caches_and_runs_no_farm() -> None:
+    change = f"""{{
+        enable = lib.mkForce false;
+        client.enable = true;
+        settings.caches.main.publicKeys = [ "{KEY}" ];
+        settings.caches.local.publicKeys = [ "{KEY}" ];
+    }}"""
+    found = held("client", change=change)
+    assert found == {
+        "substituters": ["s3://nix-cache?region=eu-central-1"],
+        "keys": [KEY, KEY],
+        "failed": [],
+        "daemon": False,
+    }
+    named = change.replace("client.enable = true;", """
+        client = { enable = true; substituters = [ "https://cache.example.org" ]; };
+    """)  # fmt: skip
+    assert held("client", change=named)["substituters"] == ["https://cache.example.org"]
 
 
 def test_a_cache_is_served_by_nginx() -> None:
