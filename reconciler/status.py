@@ -424,12 +424,17 @@ def judge_cache(facts: CacheFacts) -> CacheStatus:
     return CacheStatus(verdict=verdict, summary=", ".join(found) or "in sync", facts=facts)
 
 
+ADVICE = frozenset({"not-asked-for"})
+"""Reasons of a builder's conditions that only tell a person something, and are no failure."""
+
+
 def judge_builder(facts: BuilderFacts) -> BuilderStatus:
     """One builder."""
     found = [each.reason.replace("-", " ") for each in facts.conditions]
     if facts.drain:
         found.append("drained" if not facts.running else "draining")
-    verdict = Verdict.FAILED if facts.conditions else Verdict.IN_SYNC
+    broken = any(each.reason not in ADVICE for each in facts.conditions)
+    verdict = Verdict.FAILED if broken else Verdict.IN_SYNC
     default = "building" if facts.running else "idle"
     return BuilderStatus(verdict=verdict, summary=", ".join(found) or default, facts=facts)
 

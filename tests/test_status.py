@@ -172,6 +172,11 @@ def test_a_cache(facts: CacheFacts, verdict: Verdict, summary: str) -> None:
         (replace(BUILDER, drain=True), Verdict.IN_SYNC, "drained"),
         (replace(BUILDER, drain=True, running=1), Verdict.IN_SYNC, "draining"),
         (replace(BUILDER, conditions=(WRONG,)), Verdict.FAILED, "source unavailable"),
+        (
+            replace(BUILDER, conditions=(replace(WRONG, reason="not-asked-for"),)),
+            Verdict.IN_SYNC,
+            "not asked for",
+        ),
     ],
 )
 def test_a_builder(facts: BuilderFacts, verdict: Verdict, summary: str) -> None:

@@ -56,9 +56,7 @@ def act(farm: Farm, action: plan.Action, *, now: float) -> None:
             assert_never(action)
 
 
-def _send(
-    farm: Farm, action: plan.QueuePushes | plan.Push | plan.Accompany, *, now: float
-) -> None:
+def _send(farm: Farm, action: plan.QueuePushes | plan.Push | plan.Accompany, *, now: float) -> None:
     match action:
         case plan.QueuePushes():
             _queue_pushes(farm, action)

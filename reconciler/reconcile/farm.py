@@ -15,7 +15,16 @@ from msgspec import Struct, field
 
 from reconciler import branches, quarantine
 from reconciler.branches import Head
-from reconciler.database import Database, built, companions, declared, needs, observe, troubles
+from reconciler.database import (
+    Database,
+    asked,
+    built,
+    companions,
+    declared,
+    needs,
+    observe,
+    troubles,
+)
 from reconciler.database import branches as stored
 from reconciler.executor import Executor, Places
 from reconciler.ingest import Ingest
@@ -45,6 +54,8 @@ FaultKey = tuple[str, str, str]
 """Kind of the object, its name, the reason."""
 KEYLESS = "secret-missing"
 """The reason of a fault that keeps a builder or a cache from being used at all."""
+UNASKED = "not-asked-for"
+"""The reason of one that only tells why a builder is idle."""
 
 
 def calm_collector() -> None:
@@ -184,6 +195,20 @@ class Farm(Struct):
         rules = {name: jobset.resources for name, jobset in self.desired.jobsets.items()}
         self.work.need(needs.by_rule(self.database, rules))
         self.work.want(observe.wanted_jobs(self.database), self.active_jobsets())
+        self._look_for_idle()
+
+    def _look_for_idle(self) -> None:
+        """Note which builders take nothing but what nothing asks for, once that is known."""
+        served = [each.name for each in self.desired.jobsets.values() if each.enabled]
+        for builder in self.desired.builders.values():
+            wanted = builder.mandatory_features
+            said = ("builder", builder.name, UNASKED) in self.faults
+            idle = (
+                bool(wanted)
+                and (said or asked.are_evaluated(self.database, served))
+                and not asked.features_asked_for(self.database, wanted)
+            )
+            self.fault("builder", builder.name, UNASKED, _unasked(wanted) if idle else None)
 
     def slots(self, *, now: float) -> tuple[Slots, ...]:
         """The builders as they are now."""
@@ -377,6 +402,15 @@ class Farm(Struct):
             self.faults.pop((kind, name, reason), None)
         else:
             self.faults[kind, name, reason] = message
+
+
+def _unasked(features: Collection[str]) -> str:
+    """In words."""
+    all_of = "feature" if len(features) == 1 else "features, all of"
+    return (
+        f"nothing that is evaluated asks for its mandatory {all_of} {', '.join(features)}: it gets"
+        " no work"
+    )
 
 
 def _builders(document: str) -> dict[BuilderName, object]:

@@ -297,3 +297,26 @@ def test_what_a_fast_builder_built_is_expected_to_take_a_slow_one_longer(
     took = trial.value("SELECT finished_at - started_at FROM attempt")
     assert 0 < work / 1000 < took, "copying is no work of the build's"
     assert work > took
+
+
+def test_a_builder_that_takes_only_what_nothing_asks_for_says_so(trial: Trial) -> None:
+    picky = {"uri": "ssh-ng://nobody@127.0.0.1:1", "mandatoryFeatures": ["kvm"]}
+    builders = {"local": {}, "picky": picky}
+    # Nothing is known before something was evaluated.
+    trial.declare({"it": 'throw "not yet"'}, builders=builders)
+    trial.once()
+    assert not [each for each in trial.conditions() if each[0] == "builder"]
+    trial.declare({"it": '{ it = job "it" "echo > $out"; }'}, builders=builders)
+    assert trial.once()
+    assert trial.builds() == {"it": "succeeded"}
+    assert trial.conditions() == {
+        ("builder", "picky", "not-asked-for"): (
+            "nothing that is evaluated asks for its mandatory feature kvm: it gets no work"
+        )
+    }
+    # What a job needs may ask for it.
+    asking = 'with_ { requiredSystemFeatures = [ "kvm" ]; } "below" "echo > $out"'
+    trial.declare({"it": f'{{ it = job "top" "cat ${{{asking}}} > $out"; }}'}, builders=builders)
+    with trial.running() as daemon:
+        daemon.eventually(lambda: "below" in trial.builds())
+        daemon.eventually(lambda: ("builder", "picky", "not-asked-for") not in trial.conditions())
