@@ -35,7 +35,6 @@ python3Packages.buildPythonApplication {
     root = ../.;
     fileset = lib.fileset.unions [
       ../LICENSE
-      ../lib
       ../README.md
       ../pyproject.toml
       ../reconciler
