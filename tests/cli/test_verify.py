@@ -163,3 +163,21 @@ def test_a_cache_that_is_not_declared_or_does_not_answer(host: Host) -> None:
     assert ended.returncode == 1
     assert str(host.folder) in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("host", ["file"], indirect=True)
+def test_a_sample_is_read_of_all_that_is_there(host: Host) -> None:
+    for name in ("library", "tool", "program"):
+        harm.flip(host.folder, host.path(name))
+    status, found, value = host.findings("--sample", "2")
+    assert (status, len(found), value["paths"], value["of"]) == (1, 2, 2, 3)
+    assert "2 of 3 paths, at random, read" in host.verify("--sample", "2").stdout
+    _, healed, _ = host.findings("--sample", "1", "--heal")
+    assert [mended for *_, mended in healed] == [True]
+    assert len(host.findings()[1]) == 2
+    rows = host.trial.query("SELECT scope, paths FROM inspection")
+    assert rows == [("sample", 1)]
+    refused = host.verify("--sample", "0")
+    assert refused.returncode == 2
+    assert "0 is not in the range" in refused.stderr
+    host.findings("--heal")

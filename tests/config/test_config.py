@@ -365,6 +365,21 @@ WRONG = [
     (J + "interval: ^^1:30}}", "jobsets.a.interval", 'write "1h30m" or "1m30s"'),
     (J + "interval: ^^0s}}", "jobsets.a.interval", "write more than zero"),
     (J + "interval: ^^10ms}}", "jobsets.a.interval", "is too often; write at least 1s"),
+    (
+        "caches: {c: {uri: 's3://b', bandwidth: ^^1B}}",
+        "caches.c.bandwidth",
+        "is too little; write at least 1KiB",
+    ),
+    (
+        "caches: {c: {uri: 'file:/x', bandwidth: ^^1MiB}}",
+        "caches.c.bandwidth",
+        "a cache of kind file: is not limited; remove it",
+    ),
+    (
+        "caches: {c: {uri: 'ssh-ng://h', logs: ^^true}}",
+        "caches.c.logs",
+        "a Nix store takes no logs from here; remove it",
+    ),
     (J + "enabled: ^^yes}}", "jobsets.a.enabled", 'is the text "yes"; write true'),
     (J + "enabled: ^^Off}}", "jobsets.a.enabled", 'is the text "Off"; write false'),
     (J + "enabled: ^^1}}", "jobsets.a.enabled", "must be true or false, is the number 1"),
@@ -612,6 +627,13 @@ def test_a_syntax_error_is_a_configuration_error() -> None:
 def test_a_missing_secret_is_not_the_documents_fault() -> None:
     desired = read("caches: {c: {uri: 'file:/x', signingKeyFile: /nowhere/at/all}}")
     assert desired.caches[CacheName("c")].signing_key_file == "/nowhere/at/all"
+
+
+def test_what_is_sent_to_a_cache() -> None:
+    caches = read("caches: {a: {uri: 's3://b', bandwidth: 1.5MiB, logs: true}, d: {uri: 's3://e'}}")
+    declared, default = caches.caches.values()
+    assert (declared.bandwidth, declared.logs) == (1536 * 1024, True)
+    assert (default.bandwidth, default.logs) == (None, False)
 
 
 def test_what_other_issues_will_do_is_accepted_already() -> None:
