@@ -27,11 +27,12 @@ def test_the_command_line_names_every_verb_and_no_other() -> None:
 
 
 def test_the_examples_are_valid_documents() -> None:
-    farm, builders = (
+    farm, branches, builders = (
         config.parse(document.encode(), name="README.md")
         for document in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     )
     assert set(farm.jobsets) == {"website", "tools"}
+    assert set(branches.patterns) == {"website"}
     assert set(builders.builders) == {"local", "big", "arm"}
 
 
