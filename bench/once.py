@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ def main() -> int:
     )
     if options:
         print(_started)
+    gc.freeze()  # as the command line does
     return 0 if converged else 1
 
 

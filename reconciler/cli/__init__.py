@@ -8,6 +8,7 @@ pipe are quiet.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -113,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
+    gc.freeze()  # Python would look once more through all there is, a tenth of a short run's time
     sys.exit(status)
 
 
