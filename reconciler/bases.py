@@ -21,6 +21,9 @@ Trust = NewType("Trust", str)
 
 KINDS = ("the input ", "the file ", "the variable ")
 """How parts of fingerprints are called, what others follow from first."""
+_DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
+"""Of store paths' hashes: any of them is as likely as any other."""
+_SAMPLED_BY = 8
 _TOLD = 3
 """Differences that are named; of more, only the number is."""
 
@@ -117,6 +120,15 @@ def choose(
         refused = refused or problem
     reason = refused or _nothing(of_job, trusted, settings)
     return Choice(base=None, reason=f"built in full: {reason}")
+
+
+def is_sampled(path: str, fraction: float) -> bool:
+    """Whether a store path is in a sample of all: always the same ones, and more of a larger."""
+    digits = path.rpartition("/")[2][:_SAMPLED_BY]
+    part = 0.0
+    for digit in reversed(digits):
+        part = (part + _DIGITS.index(digit)) / len(_DIGITS)
+    return part < fraction
 
 
 def _worn(base: Base, settings: Incremental, *, now: float) -> str | None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from reconciler.bases import Base, Fingerprint, History, Trust, Wanted, choose, difference
+from reconciler.bases import (
+    Base,
+    Fingerprint,
+    History,
+    Trust,
+    Wanted,
+    choose,
+    difference,
+    is_sampled,
+)
 from reconciler.model import Incremental
 
 NOW = 100 * 86400.0
@@ -270,3 +281,26 @@ def test_quarantine_takes_a_base_out(bases: list[Base]) -> None:
         rest = [replace(each, quarantined="x") if each == chosen else each for each in bases]
         again = choose(WANTED, rest, HISTORY, SETTINGS, now=NOW).base
         assert again is None or again.id != chosen.id
+
+
+# --- Samples -----------------------------------------------------------------------------------
+
+DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
+PATHS = st.text(DIGITS, min_size=32, max_size=32).map("/nix/store/{}-x.drv".format)
+SAMPLE = [
+    f"/nix/store/{''.join(random.Random(number).choices(DIGITS, k=32))}-x.drv"  # noqa: S311
+    for number in range(1000)
+]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "least", "most"), [(0.0, 0, 0), (1.0, 1000, 1000), (0.05, 20, 90), (0.5, 400, 600)]
+)
+def test_a_share_of_all_is_in_a_sample(fraction: float, least: int, most: int) -> None:
+    assert least <= sum(is_sampled(each, fraction) for each in SAMPLE) <= most
+
+
+@given(path=PATHS, few=st.floats(0, 1), many=st.floats(0, 1))
+def test_a_larger_sample_has_all_of_a_smaller(path: str, few: float, many: float) -> None:
+    if is_sampled(path, min(few, many)):
+        assert is_sampled(path, max(few, many))

@@ -1,7 +1,8 @@
 """Incremental builds: bases made, offered to evaluations, and recorded so that anyone can replay.
 
-`fingerprint` tells by what means a derivation builds, `bases` puts intermediates into the store,
-`history` and `overlay` work on a mirror of a repository, `inputs` writes what an evaluation is
-given for each protocol and the command that repeats it. Which base a build starts from is decided
-by `reconciler.bases`, when by `reconciler.plan`.
+`fingerprint` tells by what means a derivation builds, `intermediates` makes bases of what builds
+leave, `decisions` finds out what the jobs of an evaluation start from. `inputs` writes the bases
+for an evaluation, `overlay` as a commit on top of the source's; `replay` prints the commands that
+repeat it. `comparison` tells whether a build came to the same as its twin without a base. Which
+base is chosen, and why, is decided by `reconciler.bases`.
 """
