@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from reconciler.model import BuilderName, BuildState
 from reconciler.resources import Needs
@@ -70,12 +71,14 @@ def explain(
     needless: bool = False,
     fails_at: Mapping[int, float] | None = None,
     asked: Mapping[int, Needs] | None = None,
+    kept_free: KeptFree | None = None,
 ) -> Explanation:
     """Explain one that does not exist, from all below it that does not exist either.
 
     `attempts`: after so many infrastructure failures a build counts as failed; `needless`: only
     what cannot be built needs it; `fails_at`: of what no builder can build but waits for one,
-    when it counts as failed; `asked`: what rules say that builds take.
+    when it counts as failed; `asked`: what rules say that builds take; `kept_free`: says what
+    builders keep free for others than a derivation, which is a lot of work.
     """
     waits = fails_at or {}
     work = Work({})
@@ -104,7 +107,30 @@ def explain(
     if needless:
         message = "it is not built: only what cannot be built needs it"
         return Explanation(state=JobState.QUEUED, message=message, chain=(step(derivation),))
-    return _waiting(derivation, work, slots, step, now=now)
+    explanation = _waiting(derivation, work, slots, step, now=now)
+    last = explanation.last.id
+    if kept_free is None or not work.graph[last].platform.needs:
+        return explanation
+    if all(each.reasons for each in explanation.builders):
+        return explanation
+    return _without_what_is_kept(explanation, kept_free(last))
+
+
+KeptFree = Callable[[int], Mapping[BuilderName, str]]
+
+
+def _without_what_is_kept(found: Explanation, kept: Mapping[BuilderName, str]) -> Explanation:
+    """What takes resources is not started with those that are kept free for another."""
+    builders = tuple(
+        each
+        if each.reasons or each.builder not in kept
+        else replace(each, reasons=(kept[each.builder],))
+        for each in found.builders
+    )
+    message = found.message
+    if len(found.chain) == 1 and builders != found.builders:
+        message = _no_builder_yet(builders, retry=found.retry_at is not None)
+    return replace(found, builders=builders, message=message)
 
 
 def _exhausted(build: LiveBuild, attempts: int) -> bool:

@@ -174,12 +174,13 @@ class Fleet:
             for s in self.fitting(platform)
         )
 
-    def reserve(self, platform: Platform) -> None:
-        """Set aside what a build of a platform takes, where least of it is missing."""
+    def reserve(self, platform: Platform) -> BuilderName:
+        """Set aside what a build of a platform takes, where least of it is missing: there."""
         self._reserved.add(platform)
         waiting = [s for s in self.fitting(platform) if self._free.get(s.builder.name, 0) > 0]
         chosen = min(waiting, key=lambda s: (self._missing(s, platform.needs), s.builder.name))
         self._take(chosen.builder.name, platform.needs)
+        return chosen.builder.name
 
     def _takes(self, slots: Slots, needs: Needs) -> bool:
         return self._free.get(slots.builder.name, 0) > 0 and self._has(slots, needs)

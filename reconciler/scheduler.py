@@ -91,6 +91,8 @@ class Scheduler:
         self._look_again_at: float | None = None  # although nothing may happen until then
         self._turns: dict[BuilderName, int] = {}
         self._speeds: Mapping[BuilderName, float] = {}
+        self.reserved: Mapping[BuilderName, Sequence[int]] = {}
+        """For what resources of builders were kept free when builds were assigned last."""
 
     # --- What is told ----------------------------------------------------------------------
 
@@ -157,13 +159,14 @@ class Scheduler:
         standings = self._fair.standings(now)
         taken: list[tuple[list[_Entry], _Entry]] = []
         assigned = []
+        reserved: dict[BuilderName, list[int]] = {}
         while (best := self._best(fleet, standings, now)) is not None:
             mask, heap = best
             node = self._graph[heap[0][-1]]
             if not fleet.has_room(node.platform):
                 # What goes first keeps what is there of what it takes: else others, which take
                 # less and always find enough, would keep it waiting for ever.
-                fleet.reserve(node.platform)
+                reserved.setdefault(fleet.reserve(node.platform), []).append(node.id)
                 continue
             taken.append((heap, heapq.heappop(heap)))
             builder = fleet.choose(node)
@@ -173,6 +176,7 @@ class Scheduler:
                 self._fair.anticipate(standings, self._jobsets(mask), seconds)
         for heap, entry in taken:
             heapq.heappush(heap, entry)
+        self.reserved = reserved
         wait = fleet.look_again_in
         self._look_again_at = None if wait is None else now + wait
         return assigned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
@@ -21,6 +21,7 @@ from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubj
 from reconciler.database.needs import by_rule
 from reconciler.errors import UsageError
 from reconciler.explain import Explanation, Step, explain
+from reconciler.model import BuilderName
 from reconciler.status import JobState, gist
 
 LINES = 10
@@ -126,15 +127,23 @@ def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Ans
     asked = by_rule(database, current.rules)
     now = time.time()
     in_way = blocked(database, current, local_systems=local_systems, now=now)
+    slots = slots_of(database, current.builders, here, asked)
+
+    def kept_free(derivation: int) -> Mapping[BuilderName, str]:
+        from reconciler.database import kept_free  # noqa: PLC0415 - it takes all of the daemon's
+
+        return kept_free.kept_free(database, slots, asked, derivation, now=now)
+
     explanation = explain(
         facts.id,
         builds,
-        slots_of(database, current.builders, here, asked),
+        slots,
         attempts=current.fewest_attempts,
         now=now,
         needless=facts.id in in_way.needless,
         fails_at=in_way.fails_at,
         asked=asked,
+        kept_free=kept_free,
     )
     return _Answer(database, subject, explanation)
 
