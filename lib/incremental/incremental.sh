@@ -4,9 +4,10 @@
 # sed and awk. Functions and variables of this file begin with incremental_. Everything works on lists: no
 # process is started per file. Patterns are never expanded by the shell (set -f) and values never evaluated.
 #
-# In order:  incremental_begin      in the root of the unpacked source, before it is configured
-#            incremental_installed  after the installation, before outputs are looked at
-#            incremental_save       at the end
+# In order:  incremental_begin       in the root of the unpacked source, before it is configured
+#            incremental_configured  before the build
+#            incremental_installed   after the installation, before outputs are looked at
+#            incremental_save        at the end
 #
 # From the derivation: incrementalBase (a path, or empty), incrementalPolicy (a word and a value a line),
 # incrementalOutputs (the outputs besides `intermediates`). docs/incremental.md describes what is saved.
@@ -274,8 +275,7 @@ incremental_restore() (
     artifact_time=$(incremental_artifact_time "$now")
     find "$incremental_base/tree" -mindepth 1 -printf '%P\0' | xargs -0 -r touch -h -c -d "@$artifact_time" --
     incremental_age_sources
-    # What the last build wrote over is as it was before that: it counts as changed.
-    cat "$state/changed" "$state/added" "$incremental_base/rewritten" |
+    cat "$state/changed" "$state/added" |
         incremental_each touch -h -c -d "@$now" --
 )
 
@@ -284,9 +284,9 @@ incremental_age_sources() {
         incremental_each touch -h -c -d "@$incremental_source_time" --
 }
 
-# Return when the clock of the file system has moved on, so that what is written from now on is younger than
-# the stamp.
-incremental_stamp() {
+# To be called between configuration and build. Returns when the clock of the file system has moved on, so
+# that what is written from now on is younger than the stamp.
+incremental_configured() {
     touch "$incremental_state/stamp" "$incremental_state/clock"
     until [ -n "$(find "$incremental_state/clock" -newer "$incremental_state/stamp")" ]; do
         touch "$incremental_state/clock"
@@ -331,7 +331,6 @@ incremental_begin() {
             "$(wc -l <"$incremental_state/deleted") deleted;" \
             "restored $(find "$incremental_base/tree" ! -type d -printf x | wc -c) files"
     fi
-    incremental_stamp
 }
 
 # ---- saving ------------------------------------------------------------------------------------------------
@@ -388,28 +387,40 @@ incremental_save() {
         (cd "$intermediates/tree" && incremental_each mkdir -p --)
     sed -n "s/^f$incremental_tab//p" "$incremental_state/artifacts" |
         incremental_each cp -dR --preserve=mode,links --parents -t "$intermediates/tree" --
-    find . -type f -cnewer "$incremental_state/stamp" -printf '%P\n' | LC_ALL=C awk -F '\t' '
-        FILENAME == ARGV[1] { source[$2]; next }
-        $0 in source
-    ' "$incremental_state/sources" - | LC_ALL=C sort >"$intermediates/rewritten"
     cp "$incremental_state/sources" "$intermediates/sources"
     {
         printf 'format 1\nsystem %s\nroot %s\n' "${system:-}" "$incremental_root"
         printf 'environment %s\nstatus %s\n' "$incremental_environment" "$1"
     } >"$intermediates/incremental"
-    incremental_refuse_references
+    incremental_why=$(incremental_unusable)
+    if [ -z "$incremental_why" ]; then
+        incremental_say "saved $(grep -c '^f' "$incremental_state/artifacts" || :) files"
+    else
+        incremental_save_nothing
+    fi
 }
 
-incremental_refuse_references() {
-    incremental_found=$(incremental_find_reference)
-    case $incremental_found in
-        '')
-            incremental_say "saved $(grep -c '^f' "$incremental_state/artifacts" || :) files"
-            return
-            ;;
-        'own '*) incremental_why="${incremental_found#own } refers to an output of this derivation" ;;
-        *) incremental_why="${incremental_found#foreign } refers to the source or the base in the store" ;;
+# Print why what was saved must not be a base.
+incremental_unusable() (
+    found=$(incremental_find_reference)
+    case $found in
+        '') ;;
+        'own '*) printf '%s refers to an output of this derivation\n' "${found#own }" ;;
+        *) printf '%s refers to the source or the base in the store\n' "${found#foreign }" ;;
     esac
+    [ -n "$found" ] || incremental_find_rewritten
+)
+
+# A build that wrote over a source and left a mark that it did (patches applied, a stamp) would not do so
+# again, and go on with the source as it was before.
+incremental_find_rewritten() {
+    find . -type f -cnewer "$incremental_state/stamp" -printf '%P\n' | LC_ALL=C awk -F '\t' '
+        FILENAME == ARGV[1] { source[$2]; next }
+        $0 in source && !found++ { print "the build wrote over " $0 ", which is a source" }
+    ' "$incremental_state/sources" -
+}
+
+incremental_save_nothing() {
     chmod -R u+w "$intermediates/tree"
     rm -rf "$intermediates/tree"
     mkdir "$intermediates/tree"

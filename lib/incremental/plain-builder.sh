@@ -14,6 +14,7 @@ incremental_begin
 eval "$incrementalSetup"
 eval "$incrementalConfigure"
 cd "$incremental_root"
+incremental_configured
 
 if [ "$incremental_stage" = compile ]; then
     incremental_keep_going

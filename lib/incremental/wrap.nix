@@ -32,7 +32,7 @@ let
               incrementalBase = bases.toVariable who base;
               incrementalPolicy = policies.render policy which;
               incrementalRestorePhase = ". \"$incrementalPhases\"; incremental_begin\n" + policy.preset.setup;
-              incrementalCompilePhase = ''[ "$incremental_stage" != compile ] || incremental_compile'';
+              incrementalCompilePhase = "incremental_configured\n[ \"$incremental_stage\" != compile ] || incremental_compile";
               # Before fixup, which is for the outputs; and after it, because it must not touch what is saved.
               incrementalInstalledPhase = "incremental_installed";
               incrementalSavePhase = "incremental_save 0";

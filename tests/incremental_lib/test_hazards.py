@@ -122,7 +122,7 @@ def where_am_i(store: PrivateStore, folder: Path, *changes: tuple[str, str]) -> 
     return project
 
 
-KEEP_REFERENCES = ("    incremental_refuse_references\n}", "}")
+KEEP_REFERENCES = ("    found=$(incremental_find_reference)\n", "    found=\n")
 
 
 def test_h4_the_output_path_stays_out_of_objects(store: PrivateStore, tmp_path: Path) -> None:
