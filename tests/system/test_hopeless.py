@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.support.trial import Trial
 
 FAILED_BEFORE = """
@@ -52,3 +54,37 @@ def test_what_only_an_unsupported_job_needs_waits_for_a_builder(trial: Trial) ->
     trial.declare({"a": expression}, builders=builders)
     assert trial.once()
     assert trial.builds() == {"far": "succeeded", "needed": "succeeded", "near": "succeeded"}
+
+
+def test_what_is_being_built_for_a_job_that_fails_is_finished_and_used_once_it_is_mended(
+    trial: Trial,
+) -> None:
+    gate = trial.root / "gate"
+    os.mkfifo(gate)
+    writer = os.open(gate, os.O_RDWR)
+    with (trial.store.root / "conf/nix.conf").open("a") as file:
+        file.write(f"extra-sandbox-paths = {gate}\n")
+    expression = """
+    let
+      broken = job "broken" "%s";
+      side = job "side" "read -r line < %s; echo > $out";
+      above = job "above" "cat ${side} > $out";
+    in { top = job "top" "cat ${broken} ${above} > $out"; }
+    """
+    trial.declare({"a": expression % ("exit 1", gate)})
+    with trial.running() as daemon:
+        daemon.eventually(lambda: trial.builds().get("broken") == "failed")
+        daemon.eventually(lambda: trial.builds()["side"] == "building")
+        daemon.wake()
+        assert trial.attempts("side") == [None], "it is not stopped"
+        os.write(writer, b"\n")
+        daemon.eventually(lambda: trial.builds()["side"] == "succeeded")
+    os.close(writer)
+    assert trial.builds() == {
+        "broken": "failed", "side": "succeeded", "above": "queued", "top": "queued",
+    }  # fmt: skip
+    assert trial.attempts("above") == [], "nothing more is begun for it"
+    trial.declare({"a": expression % ("echo > $out", gate)})
+    assert trial.once()
+    assert trial.attempts("side") == ["succeeded"]
+    assert trial.attempts("above") == ["succeeded"]
