@@ -1,0 +1,6 @@
+#include "figures.h"
+
+double square(double side)
+{
+    return side * side;
+}
