@@ -192,6 +192,13 @@ class Evaluator:
 
     async def jobs(self, locked: LockedSource, given: Given | None = None) -> dict[str, str]:
         """Derivations by job; what does not evaluate fails the test."""
+        found = await self.rows(locked, given)
+        return {name: str(job.drv_path) for name, job in found.items()}
+
+    async def rows(
+        self, locked: LockedSource, given: Given | None = None
+    ) -> dict[str, EvaluatedJob]:
+        """The jobs themselves."""
         rows = evaluate(
             locked,
             jobset(),
@@ -203,7 +210,7 @@ class Evaluator:
         async with aclosing(rows):
             async for row in rows:
                 assert not isinstance(row, EvaluationFailure), row
-                found[row.attr] = str(row.drv_path)
+                found[row.attr] = row
         return found
 
     async def failures(self, locked: LockedSource, given: Given) -> dict[str, str]:

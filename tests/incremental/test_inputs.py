@@ -195,6 +195,25 @@ async def test_a_local_flake_that_changed_is_given_bases_too(
     await evaluator.store.close()
 
 
+async def test_a_flake_in_a_folder_is_given_bases_too(
+    any_evaluator: Evaluator, tmp_path: Path
+) -> None:
+    evaluator = any_evaluator
+    source = garnix_source(tmp_path, evaluator.private)
+    (source.folder / "sub").mkdir()
+    for name in ("flake.nix", "flake.lock"):
+        source.git("mv", name, f"sub/{name}")
+    source.commit()
+    locked = await evaluator.lock(FlakeSource(url=f"git+{source.url}?dir=sub"))
+    plain = await evaluator.jobs(locked)
+    text = expression([of(APP)])
+    jobs = await evaluator.jobs(locked, await evaluator.give(text, GARNIX))
+    assert {name for name in jobs if jobs[name] != plain[name]} == {APP}
+    path = ("packages", "x86_64-linux", "app")
+    assert evaluator.elsewhere(script(locked, text, GARNIX, path)) == [jobs[APP]]
+    await evaluator.store.close()
+
+
 # --- Arguments ---------------------------------------------------------------------------------
 
 
