@@ -317,13 +317,24 @@ class Executor:
         self._report(await pushing.close_over(cache, outputs, self._store, self._upstreams))
 
     def push(
-        self, cache: Cache, paths: Collection[StorePath], *, replace: Collection[StorePath]
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        *,
+        replace: Collection[StorePath],
+        further: Collection[StorePath],
     ) -> None:
-        """Send a batch to a cache; those to `replace` whatever it has of them."""
-        self._start(self._push(cache, paths, replace))
+        """Send a batch to a cache, those to `replace` whatever it has of them; and ask for some
+        `further` paths.
+        """
+        self._start(self._push(cache, paths, replace, further))
 
     async def _push(
-        self, cache: Cache, paths: Collection[StorePath], replace: Collection[StorePath]
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        replace: Collection[StorePath],
+        further: Collection[StorePath],
     ) -> None:
         # Loading it, with its cryptography, takes longer than evaluating a small jobset.
         from reconciler import pushing  # noqa: PLC0415
@@ -336,6 +347,7 @@ class Executor:
             upstreams=self._upstreams,
             traffic=traffic,
             replace=replace,
+            further=further,
         )
         self._report(await pushing.telling(work, cache.name, traffic, self._report))
 

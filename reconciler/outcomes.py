@@ -112,6 +112,8 @@ class Pushed(Struct, frozen=True, kw_only=True):
     cache: CacheName
     sent: Mapping[StorePath, int] = field(default_factory=dict)
     """Bytes sent for each path that is there now; 0: it was there before."""
+    found: tuple[StorePath, ...] = ()
+    """Beside the batch: paths that wait to be pushed, and are there."""
     gone: tuple[StorePath, ...] = ()
     """Paths that the store has no longer."""
     waiting: Mapping[StorePath, StorePath] = field(default_factory=dict)

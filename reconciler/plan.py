@@ -177,10 +177,11 @@ class QueuePushes(Struct, frozen=True, kw_only=True):
 
 
 class Push(Struct, frozen=True, kw_only=True):
-    """Send a batch of paths to a cache."""
+    """Send a batch of paths to a cache, and ask for those behind it, which may be there."""
 
     cache: CacheName
     paths: tuple[StorePath, ...]
+    further: tuple[StorePath, ...] = ()
 
 
 class Accompany(Struct, frozen=True, kw_only=True):
@@ -289,7 +290,7 @@ def _pushes(name: CacheName, cache: ObservedCache) -> Iterator[Action]:
     if cache.unqueued:
         yield QueuePushes(cache=name, derivations=cache.unqueued)
     if cache.due and not cache.busy and not cache.collecting:
-        yield Push(cache=name, paths=cache.due)
+        yield Push(cache=name, paths=cache.due, further=cache.further)
     if cache.beside and not cache.accompanying and not cache.collecting:
         yield Accompany(cache=name, names=cache.beside)
 

@@ -109,9 +109,11 @@ async def push(
     upstreams: Upstreams,
     traffic: Traffic | None = None,
     replace: Collection[StorePath] = (),
+    further: Collection[StorePath] = (),
 ) -> Pushed:
     """Push those of the paths that the store still has; those to `replace` even if the cache has
-    something of them. `traffic` counts what is sent.
+    something of them. Which `further` ones it has is found out in the same question. `traffic`
+    counts what is sent.
     """
     folder = Path(next(iter(paths))).parent
     traffic = traffic or Traffic(cache.bandwidth)
@@ -125,6 +127,7 @@ async def push(
             nars=LocalNars(folder),
             elsewhere=await _references_elsewhere(cache, paths, store, upstreams),
             replace=replace,
+            further=further,
             traffic=traffic,
         )
     except (CacheError, NixError) as error:
@@ -137,6 +140,7 @@ async def push(
     return Pushed(
         cache=cache.name,
         sent=report.sent,
+        found=report.found,
         gone=report.gone,
         waiting=report.waiting,
         lacking=tuple(path for path in report.waiting.values() if not excluded(cache, path)),

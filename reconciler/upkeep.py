@@ -27,6 +27,8 @@ class ObservedCache(Struct, frozen=True, kw_only=True):
 
     due: tuple[StorePath, ...] = ()
     """Paths to push now: a batch, references first is the pusher's business."""
+    further: tuple[StorePath, ...] = ()
+    """Those behind it, as far as it was not asked for them yet: perhaps they are there."""
     next_due_at: float | None = None
     """When the next path that waits after a failure is due."""
     failures: int = 0

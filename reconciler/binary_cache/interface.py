@@ -28,6 +28,8 @@ class PushReport(Struct, frozen=True, kw_only=True):
     """Bytes written for each path that is there now; 0: it was there before."""
     gone: tuple[StorePath, ...] = ()
     """The store has them no longer."""
+    found: tuple[StorePath, ...] = ()
+    """Beside the batch: those of which it was only asked, and which are there."""
     waiting: Mapping[StorePath, StorePath] = field(default_factory=dict)
     """Paths kept back, each for a reference that is not in the cache yet: push that first. No
     fault of theirs, and nothing of them is visible."""

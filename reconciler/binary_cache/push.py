@@ -24,16 +24,18 @@ async def push_batch(
     nars: Nars,
     elsewhere: Collection[StorePath] = (),
     replace: Collection[StorePath] = (),
+    further: Collection[StorePath] = (),
     traffic: Traffic | None = None,
 ) -> PushReport:
     """Push paths; `path_info` is asked of the store, and answers None where a path is gone. Those
-    to `replace` are sent although something is there.
+    to `replace` are sent although something is there; of `further` ones it is only asked.
 
     Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
     asked.
     """
     async with open_cache(cache, store_dir=store_dir, traffic=traffic) as opened:
-        missing = await opened.missing(paths) | set(replace)
+        absent = await opened.missing({*paths, *further})
+        missing = absent.intersection(paths) | set(replace)
         infos, gone = [], []
         for path in missing:
             info = await path_info(path)
@@ -43,4 +45,9 @@ async def push_batch(
                 infos.append(info)
         report = await opened.push(infos, nars, elsewhere=elsewhere, replace=replace)
     there = dict.fromkeys(set(paths) - missing, 0)
-    return structs.replace(report, sent={**there, **report.sent}, gone=(*gone, *report.gone))
+    return structs.replace(
+        report,
+        sent={**there, **report.sent},
+        found=tuple(path for path in further if path not in absent),
+        gone=(*gone, *report.gone),
+    )

@@ -342,6 +342,37 @@ def push_queue(
     )
 
 
+def push_position(database: Database, cache: CacheName, path: StorePath) -> int:
+    """The place of a path in a cache's queue."""
+    row = database.one(
+        "SELECT p.position FROM push p JOIN cache c ON c.id = p.cache"
+        " WHERE c.name = ? AND p.path = ?",
+        (cache, path),
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def further_pushes(
+    database: Database,
+    cache: CacheName,
+    *,
+    behind: Collection[StorePath],
+    after: int,
+    now: float,
+    limit: int,
+) -> tuple[StorePath, ...]:
+    """What is to be pushed behind a batch, from a place in the queue on."""
+    rows = database.query(
+        "SELECT p.path FROM push p JOIN cache c ON c.id = p.cache WHERE c.name = ?"
+        " AND p.state <> 'pushed' AND p.state = 'pending' AND NOT p.resend"
+        " AND p.not_before <= ? AND p.position > ? ORDER BY p.position LIMIT ?",
+        (cache, now, after, limit),
+    )
+    batch = set(behind)
+    return tuple(row[0] for row in rows if row[0] not in batch)
+
+
 def open_requests(database: Database) -> list[Request]:
     """What people ask for and nobody has answered."""
     return [

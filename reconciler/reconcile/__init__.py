@@ -22,6 +22,11 @@ from reconciler.upkeep import ObservedCache
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
+ASKED_AT_ONCE = 10_000
+"""Paths behind a batch for which a cache is asked in one go: a bucket is listed faster than it is
+asked for each, and of a cache that was filled by another there is nothing to send."""
+WORTH_ASKING = 250
+"""Fewer are asked for when it is their turn."""
 BESIDE_BATCH = 64
 """Logs and realisations, held in memory while they are sent."""
 PUSH_BATCH_SIZE = 1024**3
@@ -264,15 +269,17 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
     dues = [each for each in (queue.next_due_at, beside.next_at) if each is not None]
     closing = farm.closing.get(name, set())
     looked = inspected.looked(farm.database, name)
+    usable = ("cache", name, KEYLESS) not in farm.faults
     return ObservedCache(
-        due=() if ("cache", name, KEYLESS) in farm.faults else queue.due,
+        due=queue.due if usable else (),
+        further=_further(farm, name, queue.due, now=now) if usable else (),
         next_due_at=min(dues, default=None),
         failures=max(queue.failures, beside.failures),
         unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys())),
         busy=name in farm.pushing,
-        beside=() if ("cache", name, KEYLESS) in farm.faults else beside.names,
+        beside=beside.names if usable else (),
         accompanying=name in farm.accompanying,
-        seen_at=None if ("cache", name, KEYLESS) in farm.faults else looked.oldest_at,
+        seen_at=looked.oldest_at if usable else None,
         looked_at=max(looked.last_at or 0.0, farm.inspected_at.get(name, 0.0)),
         inspecting=name in farm.inspecting,
         collecting=name in farm.collecting,
@@ -283,6 +290,23 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         collected_at=farm.collected_at.get(name),
         settled=not (queue.due or dues or beside.names or farm.unqueued.get(name) or closing),
     )
+
+
+def _further(
+    farm: Farm, name: CacheName, due: tuple[StorePath, ...], *, now: float
+) -> tuple[StorePath, ...]:
+    """What to ask for beside the next batch, each path once."""
+    if len(due) < PUSH_BATCH or name in farm.pushing:
+        return ()
+    found = observe.further_pushes(
+        farm.database,
+        name,
+        behind=due,
+        after=farm.asked.get(name, 0),
+        now=now,
+        limit=ASKED_AT_ONCE,
+    )
+    return found if len(found) >= WORTH_ASKING else ()
 
 
 def _report(farm: Farm, decided: Plan, *, now: float) -> None:

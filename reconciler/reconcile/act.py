@@ -207,7 +207,11 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
         farm.desired.caches[action.cache],
         action.paths,
         replace=inspected.to_resend(farm.database, action.cache, action.paths),
+        further=action.further,
     )
+    if action.further:
+        last = observe.push_position(farm.database, action.cache, action.further[-1])
+        farm.asked[action.cache] = last
 
 
 def _accompany(farm: Farm, action: plan.Accompany) -> None:

@@ -265,6 +265,16 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path, size in outcome.sent.items()
     ]
     changes += [
+        pushed.PushChange(
+            path=path,
+            before=PushState.PENDING,
+            after=PushState.PUSHED,
+            cause=Cause.FOUND_IN_CACHE,
+            bytes=0,
+        )
+        for path in outcome.found
+    ]
+    changes += [
         change(
             path=path,
             after=PushState.FAILED,

@@ -107,6 +107,8 @@ class Farm(Struct):
     running: dict[int, RunningBuild] = field(default_factory=dict)
     """By derivation."""
     pushing: set[CacheName] = field(default_factory=set)
+    asked: dict[CacheName, int] = field(default_factory=dict)
+    """How far in the queue it was asked what a cache has already."""
     accompanying: set[CacheName] = field(default_factory=set)
     """Those to which logs and realisations are being sent."""
     inspecting: set[CacheName] = field(default_factory=set)
