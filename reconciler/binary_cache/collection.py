@@ -20,6 +20,7 @@ from reconciler.errors import CacheError
 from reconciler.model import StorePath
 
 _BATCH = 1000
+_ALWAYS_THERE = "nix-cache-info"
 ABANDONED_AGE = 86400.0
 """Seconds after which a NAR that no narinfo names is taken for abandoned."""
 
@@ -72,8 +73,13 @@ async def _entries(store: ObjectStore) -> Mapping[str, Entry]:
     names = await store.names("")
     if names is None:
         raise CacheError(
-            "nothing can be collected from a cache of this kind, which cannot be listed: "
-            "set gc to false"
+            "nothing can be deleted from a cache that does not list what it has: let its server "
+            "answer WebDAV's PROPFIND, or set gc to false"
+        )
+    if _ALWAYS_THERE not in names:
+        raise CacheError(
+            f"the cache's list lacks {_ALWAYS_THERE}, which is there: nothing is deleted by such a"
+            " list"
         )
     found: dict[str, Entry] = {}
     listed = sorted(digits for name in names if (digits := hash_of(name)) is not None)

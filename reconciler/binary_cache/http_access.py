@@ -152,6 +152,7 @@ def broken(error: fault.HTTPError, address: HttpAddress) -> Fault:
 def refused(answer: Answer, address: HttpAddress, what: str) -> Fault:
     """What an answer means that is not the one that was wanted; `what`: "PUT nar/…"."""
     status, place = answer.status, f"{address.url}: {what}"
+    method = what.partition(" ")[0]
     if status in _TRANSIENT_STATUS:
         pause = retry_after(answer.headers.get("retry-after"))
         return TransientError(f"{what} is answered with {status}", retry_after=pause)
@@ -168,7 +169,8 @@ def refused(answer: Answer, address: HttpAddress, what: str) -> Fault:
             )
         case 405 | 501:
             return UnusableError(
-                f"{place}: the server does not allow it: let it take PUT there, or mend the uri"
+                f"{place}: the server does not allow it: let it take {method} there, "
+                "or mend the uri"
             )
         case 413:
             return CacheError(f"{place}: too large for the server: raise its limit for bodies")

@@ -13,12 +13,14 @@ import io
 import itertools
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
 
 import urllib3
 from urllib3 import exceptions as fault
 
+from reconciler.binary_cache import http_listing
 from reconciler.binary_cache.http_access import (
     FOLLOW,
     Answer,
@@ -39,9 +41,12 @@ from reconciler.binary_cache.remote import (
 )
 from reconciler.binary_cache.traffic import Traffic
 
-_DONE = {200, 201, 204}
+_DONE = {200, 201, 202, 204}
 _ABSENT = {404, 410}
 _NO_MOVE = {405, 501}
+_LISTED = 207
+_NO_LIST = {400, 403, 405, 501}
+"""What PROPFIND is answered with where it is not known."""
 _NOTHING_ABOVE = {404, 409}
 _THERE_ALREADY = {405, 301}
 """What MKCOL is answered with for a folder that there is."""
@@ -103,9 +108,24 @@ class HttpStore:
         return True
 
     async def names(self, folder: str) -> Mapping[str, float] | None:
-        """Not to be had: HTTP knows no list."""
-        del folder
-        return None
+        """What a server that speaks WebDAV lists; HTTP itself knows no list."""
+        return await self._remote.run(lambda: self._names(folder))
+
+    def _names(self, folder: str) -> Mapping[str, float] | None:
+        place = f"{self._address.of(folder).rstrip('/')}/"
+        question = http_listing.QUESTION
+        answer = self._write("PROPFIND", place, headers=http_listing.HEADERS, body=question)
+        if answer.status in _NO_LIST:
+            return None
+        if answer.status in _ABSENT:
+            return {} if folder else None
+        if answer.status != _LISTED:
+            raise refused(answer, self._address, f"PROPFIND {folder}")
+        try:
+            found = http_listing.files(answer.data, now=time.time())
+        except http_listing.NoListingError as error:
+            raise UnusableError(f"{place}: no listing is answered to PROPFIND: {error}") from error
+        return {f"{folder}{name}": written for name, written in found.items()}
 
     async def read(self, name: str) -> bytes | None:
         """Read it in one go."""
@@ -166,9 +186,16 @@ class HttpStore:
         return await self._remote.put(objects, self._send)
 
     async def delete(self, names: Collection[str]) -> dict[str, str]:
-        """Not done: what else needs an object is not to be known without a list."""
-        reason = f"{self._address.url}: nothing is deleted over HTTP"
-        return dict.fromkeys(names, reason)
+        """One by one."""
+        return await self._remote.each(names, self._remove)
+
+    async def _remove(self, name: str) -> None:
+        await self._remote.run(lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
+        answer = self._write("DELETE", self._address.of(name))
+        if answer.status not in _DONE | _ABSENT:
+            raise refused(answer, self._address, f"DELETE {name}")
 
     async def _send(self, name: str, content: bytes | Path) -> None:
         await self._remote.run(lambda: self._place(name, content))

@@ -158,36 +158,50 @@ class Remote:
         await together(ask(name) for name in names)
         return found
 
-    async def put(
-        self,
-        objects: Mapping[str, bytes | Path],
-        send: Callable[[str, bytes | Path], Awaitable[None]],
+    async def each(
+        self, names: Iterable[str], act: Callable[[str], Awaitable[None]]
     ) -> dict[str, str]:
-        """Send objects, several at once; what was not sent, with the reason. Where the cache proves
-        unusable, those that are not under way yet are not tried.
+        """Do something for each of the names, several at once; those that failed, with the reason.
+        Where the cache proves unusable, those that are not under way yet are not tried.
         """
         failed: dict[str, str] = {}
         fault: list[UnusableError] = []
 
-        async def one(name: str, content: bytes | Path) -> None:
+        async def one(name: str) -> None:
             async with self._slots:
                 try:
                     if fault:
                         raise fault[0]
-                    await send(name, content)
+                    await act(name)
                 except UnusableError as error:
                     fault.append(error)
                     failed[name] = str(error)
                 except CacheError as error:
                     failed[name] = str(error)
-                except OSError as error:
-                    failed[name] = f"{self._name}: {content!r} cannot be read: {error.strerror}"
+
+        await together(one(name) for name in names)
+        return failed
+
+    async def put(
+        self,
+        objects: Mapping[str, bytes | Path],
+        send: Callable[[str, bytes | Path], Awaitable[None]],
+    ) -> dict[str, str]:
+        """Send objects; what was not sent, with the reason."""
+
+        async def one(name: str) -> None:
+            content = objects[name]
+            try:
+                await send(name, content)
+            except OSError as error:
+                raise CacheError(
+                    f"{self._name}: {content!r} cannot be read: {error.strerror}"
+                ) from error
 
         try:
-            await together(one(name, content) for name, content in objects.items())
+            return await self.each(objects, one)
         finally:
             await asyncio.to_thread(_remove, objects.values())
-        return failed
 
     async def stream(self, open_at: Callable[[int], Reader]) -> AsyncIterator[bytes]:
         """An object in chunks. After a break it is opened again where it broke off."""

@@ -39,7 +39,6 @@ from reconciler.binary_cache.remote import (
 from reconciler.binary_cache.s3_address import S3Address, address_of, read_credentials
 from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
 from reconciler.binary_cache.traffic import Traffic
-from reconciler.errors import CacheError
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
@@ -320,20 +319,11 @@ class S3Store:
 
     async def delete(self, names: Collection[str]) -> dict[str, str]:
         """One by one: not every server knows how to delete many at once."""
-        failed: dict[str, str] = {}
+        return await self._remote.each(names, self._remove)
 
-        async def one(name: str) -> None:
-            try:
-                await self._run(
-                    lambda: self._client.delete_object(
-                        Bucket=self._address.bucket, Key=self._key(name)
-                    )
-                )
-            except CacheError as error:
-                failed[name] = str(error)
-
-        await together(one(name) for name in names)
-        return failed
+    async def _remove(self, name: str) -> None:
+        bucket, key = self._address.bucket, self._key(name)
+        await self._run(lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     # --- Helpers ---------------------------------------------------------------------------
 

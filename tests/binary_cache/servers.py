@@ -1,16 +1,23 @@
-"""Real servers of objects for the tests: rclone's S3 and WebDAV servers, each on a folder."""
+"""Real servers of objects for the tests: rclone's S3 and WebDAV servers, and nginx; each on a
+folder.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import urllib3
 
 KEY_ID, SECRET = "TESTKEYID", "test-secret-of-no-worth"
@@ -26,11 +33,13 @@ class Server:
     """A server that runs: its HOST:PORT, and where it takes commands."""
 
     address: str
-    control: str
+    control: str | None
+    """None: it remembers nothing."""
 
     def refresh(self) -> None:
         """Have it forget what it knows of its folder, which was changed by hand."""
-        assert urllib3.request("POST", f"{self.control}vfs/forget").status == 200
+        if self.control is not None:
+            assert urllib3.request("POST", f"{self.control}vfs/forget").status == 200
 
 
 @contextmanager
@@ -60,10 +69,81 @@ def s3_server(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
+def open_s3_server(folder: Path) -> Iterator[Server]:
+    """The same for anybody: Debian's Nix signs nothing."""
+    with _serve("s3", folder) as server:
+        yield server
+
+
+@contextmanager
 def dav_server(folder: Path) -> Iterator[Server]:
     """HTTP with PUT, for one user. A PUT that breaks off leaves half a file."""
     with _serve("webdav", folder, "--user", USER, "--pass", PASSWORD) as server:
         yield server
+
+
+_NGINX = """
+{modules}
+{user}
+daemon off;
+pid {scratch}/pid;
+error_log {scratch}/errors;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {scratch}/bodies;
+  client_max_body_size 0;
+  server {{
+    listen {address};
+    root {folder};
+    location / {{
+      auth_basic cache;
+      auth_basic_user_file {scratch}/users;
+      dav_methods PUT DELETE;
+      create_full_put_path on;
+      {listing}
+    }}
+  }}
+}}
+"""
+_DAV_MODULE = "/usr/lib/nginx/modules/ngx_http_dav_ext_module.so"
+
+
+@contextmanager
+def nginx_server(folder: Path, *, lists: bool = True) -> Iterator[Server]:
+    """nginx with its dav module for one user, and with the further module that `lists` folders."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if program is None or not Path(_DAV_MODULE).exists():
+        pytest.fail("there is no nginx with its dav modules: run `make tools`")
+    with ExitStack() as stack:
+        # A name without the marks of pytest's folders: nginx has no quotes for its own.
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nginx-")))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        (scratch / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
+        (scratch / "conf").write_text(
+            _NGINX.format(
+                modules=f"load_module {_DAV_MODULE};" if lists else "",
+                user="user root;" if os.geteuid() == 0 else "",
+                scratch=scratch,
+                address=address,
+                folder=folder,
+                listing="dav_ext_methods PROPFIND OPTIONS;" if lists else "",
+            )
+        )
+        # As it hands its sockets on to a newer nginx: there is a port without a race for it, and
+        # who connects before it runs waits.
+        environment = {**os.environ, "NGINX": f"{listener.fileno()};"}
+        argv = (program, "-p", str(scratch), "-c", str(scratch / "conf"), "-e", "stderr")
+        process = stack.enter_context(
+            subprocess.Popen(
+                argv, env=environment, pass_fds=(listener.fileno(),), stderr=subprocess.DEVNULL
+            )
+        )
+        # Killed, it would leave its workers behind.
+        stack.callback(process.terminate)
+        listener.close()
+        yield Server(address=address, control=None)
 
 
 def s3_credentials(file: Path, *, key_id: str = KEY_ID, secret: str = SECRET) -> Path:

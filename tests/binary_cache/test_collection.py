@@ -16,12 +16,12 @@ from reconciler.binary_cache.collection import ABANDONED_AGE
 from reconciler.binary_cache.landing import PAGE
 from reconciler.errors import CacheError
 from reconciler.model import Cache
-from tests.binary_cache.servers import dav_server, netrc, s3_credentials, s3_server
+from tests.binary_cache.servers import dav_server, netrc, nginx_server, s3_credentials, s3_server
 from tests.binary_cache.support import add_files, build_chain, declare, make_key, push
 from tests.support.private_store import PrivateStore
 
 
-@pytest.fixture(params=["file", "s3", "http"])
+@pytest.fixture(params=["file", "s3", "http", "nginx"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Cache, Path]]:
     """A cache, and its files. Of a server of its own: rclone remembers deletions."""
     folder = tmp_path / "root" / "bucket" / "cache"
@@ -33,8 +33,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Cach
             uri = f"s3://bucket/cache?endpoint={server.address}&scheme=http"
             keys = s3_credentials(tmp_path / "keys")
             cache = replace(cache, uri=uri, credentials_file=str(keys))
-        elif request.param == "http":
-            server = stack.enter_context(dav_server(tmp_path / "root"))
+        elif request.param != "file":
+            serve = dav_server if request.param == "http" else nginx_server
+            server = stack.enter_context(serve(tmp_path / "root"))
             uri = f"http://{server.address}/bucket/cache"
             cache = replace(cache, uri=uri, credentials_file=str(netrc(tmp_path / "keys")))
         yield cache, folder
@@ -48,10 +49,6 @@ async def test_what_nothing_needs_is_deleted(
     base, middle, top = paths = build_chain(store)
     await push(store, declared, paths)
     async with open_cache(declared, store_dir=str(store.store_dir)) as cache:
-        if declared.uri.startswith("http:"):
-            with pytest.raises(CacheError, match="cannot be listed"):
-                await cache.delete([top], keep=[])
-            return
         assert await cache.unneeded(ours=paths, wanted=[middle]) == {top}
         assert await cache.unneeded(ours=[middle, base], wanted=[]) == set()  # top needs both
         assert await cache.delete([top, base], keep=[middle]) == {top}
@@ -84,3 +81,33 @@ async def test_what_cannot_be_deleted_is_told_and_is_deleted_later(
         os.utime(stuck, (old, old))
         assert await cache.delete(paths, keep=[]) == set(paths)
     assert not [*folder.glob("*.narinfo"), *(folder / "nar").iterdir()]
+
+
+async def test_a_cache_that_does_not_list_what_it_has_is_left_as_it_is(
+    store: PrivateStore, tmp_path: Path
+) -> None:
+    with nginx_server(tmp_path, lists=False) as server:
+        uri = f"http://{server.address}/cache"
+        keys = str(netrc(tmp_path / "keys"))
+        cache = replace(declare(tmp_path), uri=uri, credentials_file=keys)
+        paths = add_files(store, 2)
+        await push(store, cache, paths)
+        async with open_cache(cache, store_dir=str(store.store_dir)) as it:
+            with pytest.raises(CacheError, match="PROPFIND, or set gc to false"):
+                await it.delete(paths, keep=[])
+            assert await it.hashes() is None
+            assert await it.examine(paths) == ()
+
+
+@pytest.mark.parametrize("place", ["file"], indirect=True)
+async def test_a_list_that_lacks_what_is_there_deletes_nothing(
+    store: PrivateStore, place: tuple[Cache, Path]
+) -> None:
+    declared, folder = place
+    paths = add_files(store, 2)
+    await push(store, declared, paths)
+    async with open_cache(declared, store_dir=str(store.store_dir)) as cache:
+        (folder / CACHE_INFO).unlink()
+        with pytest.raises(CacheError, match="lacks nix-cache-info"):
+            await cache.delete(paths, keep=[])
+    assert len([*folder.glob("*.narinfo")]) == 2

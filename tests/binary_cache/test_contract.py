@@ -18,7 +18,14 @@ from reconciler.binary_cache.narinfo import narinfo_name, parse
 from reconciler.errors import CacheError
 from reconciler.model import Builder, Cache, PathInfo, StorePath
 from tests.binary_cache.harm import HARM, narinfo
-from tests.binary_cache.servers import Server, dav_server, netrc, s3_credentials, s3_server
+from tests.binary_cache.servers import (
+    Server,
+    dav_server,
+    netrc,
+    nginx_server,
+    s3_credentials,
+    s3_server,
+)
 from tests.binary_cache.support import (
     add_files,
     build_chain,
@@ -34,7 +41,7 @@ from tests.nix.connection_daemons import newer_nix
 from tests.support.builders import TestBuilder
 from tests.support.private_store import PrivateStore
 
-KINDS = ["file", "s3", "http"]
+KINDS = ["file", "s3", "http", "nginx"]
 """Those that are files; a test of every kind is marked so, and looks at no narinfo."""
 
 of_every_kind = pytest.mark.parametrize("place", [*KINDS, "ssh-ng"], indirect=True)
@@ -84,6 +91,13 @@ def dav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server
         yield folder, server
 
 
+@pytest.fixture(scope="module")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]]:
+    folder = tmp_path_factory.mktemp("nginx")
+    with nginx_server(folder) as server:
+        yield folder, server
+
+
 @pytest.fixture
 def remote(store: PrivateStore) -> Iterator[TestBuilder]:
     made = TestBuilder(store, newer_nix())
@@ -104,8 +118,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             # Debian's Nix does not speak S3; a bucket's objects are files here.
             keys = s3_credentials(tmp_path / "keys")
             return Place(uri, keys, folder, f"file://{folder}", server.refresh)
-        case "http":
-            root, server = request.getfixturevalue("dav")
+        case "http" | "nginx" as kind:
+            root, server = request.getfixturevalue("dav" if kind == "http" else kind)
             folder = root / tmp_path.name / "folder"
             uri = f"http://{server.address}/{tmp_path.name}/folder"
             keys = netrc(tmp_path / "keys")
@@ -288,8 +302,8 @@ async def test_what_is_there_is_listed(store: PrivateStore, place: Place) -> Non
     await push(store, place.declare(), paths)
     async with open_cache(place.declare(), store_dir=str(store.store_dir)) as cache:
         found = await cache.hashes()
-    listed = None if place.netrc else frozenset(Path(path).name[:32] for path in paths)
-    assert (empty, found) == (None if place.netrc else frozenset(), listed)
+    assert empty == frozenset()
+    assert found == frozenset(Path(path).name[:32] for path in paths)
 
 
 @of_every_kind

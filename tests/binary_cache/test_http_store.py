@@ -83,6 +83,48 @@ async def test_what_a_server_says_to_a_put(proxy: FaultProxy, tmp_path: Path, ca
     await store.close()
 
 
+async def test_what_a_server_says_to_a_deletion(proxy: FaultProxy, tmp_path: Path) -> None:
+    keys = netrc(tmp_path / "keys")
+    store = await HttpStore.open(f"http://{proxy.address}/c", credentials_file=keys)
+    assert await store.put({"a.narinfo": b"a"}) == {}
+    for status, expected in ((403, "denies access"), (405, "let it take DELETE there")):
+        answer = Answer(status)
+        proxy.judge = lambda _, answer=answer: answer  # type: ignore[misc]
+        assert expected in (await store.delete(["a.narinfo"]))["a.narinfo"]
+    proxy.judge = lambda _: None
+    assert await store.read("a.narinfo") == b"a"
+    assert await store.delete(["a.narinfo", "never.narinfo"]) == {}
+    assert await store.read("a.narinfo") is None
+    await store.close()
+
+
+async def test_what_a_server_lists(proxy: FaultProxy, tmp_path: Path) -> None:
+    keys = netrc(tmp_path / "keys")
+    store = await HttpStore.open(f"http://{proxy.address}/c", credentials_file=keys)
+    began = time() - 2  # the times have no fractions
+    assert await store.names("") is None
+    assert await store.put({"a b+c.narinfo": b"a", "nar/x.nar": b"x"}) == {}
+    found = await store.names("")
+    assert found is not None
+    assert found.keys() == {"a b+c.narinfo"}
+    assert began < found["a b+c.narinfo"] < time() + 2
+    assert (await store.names("nar/") or {}).keys() == {"nar/x.nar"}
+    assert await store.names("log/") == {}
+    for unknown in (400, 403, 405, 501):
+        answer = Answer(unknown)
+        proxy.judge = lambda _, answer=answer: answer  # type: ignore[misc]
+        assert await store.names("") is None
+    for nonsense in (b"<html></html>", b"<multistatus", b""):
+        answer = Answer(207, body=nonsense)
+        proxy.judge = lambda _, answer=answer: answer  # type: ignore[misc]
+        with pytest.raises(CacheError, match="no listing is answered to PROPFIND"):
+            await store.names("")
+    proxy.judge = lambda _: Answer(401)
+    with pytest.raises(CacheError, match="mend credentialsFile"):
+        await store.names("")
+    await store.close()
+
+
 async def test_a_reader_is_sent_on_without_its_password(
     proxy: FaultProxy, server: Server, tmp_path: Path
 ) -> None:
