@@ -169,6 +169,10 @@ class Farm(Struct):
 
     def _declared_for_branches(self, desired: Desired) -> None:
         """Have branches listed that are declared otherwise than before."""
+        for name in desired.patterns.keys() & self.desired.jobsets.keys():
+            self._declared_anew(name)
+        for name in self.desired.patterns.keys() & desired.jobsets.keys():
+            self._declared_anew(name)
         for name, jobset in desired.patterns.items():
             before = self.desired.patterns.get(name)
             if before is None or (before.source, before.branches) == (
@@ -182,6 +186,12 @@ class Farm(Struct):
                 for each in desired.jobsets.values():
                     if each.branch_of == name:
                         self.progress_of(each.name).head = None
+
+    def _declared_anew(self, name: JobsetName) -> None:
+        """Have looked at what is for branches now, or no longer; what was wrong was of another."""
+        self.trigger(name, cause="it is declared otherwise", force=False)
+        for key in [key for key in self.faults if key[:2] == ("jobset", name)]:
+            del self.faults[key]
 
     def active_jobsets(self) -> list[Jobset]:
         """Those for which builds are started."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -279,6 +278,35 @@ def test_a_branch_that_goes_while_it_is_built_is_stopped(
         assert jobsets(trial) == {"web@main"}
 
 
+def test_a_running_daemon_follows_branches(trial: Trial, repository: Repository) -> None:
+    declare(trial, repository, "*", interval="1s")
+    other = Repository.create(trial.root / "other")
+    other.commit(FILE, job("of-other"))
+    with trial.running() as daemon:
+        daemon.eventually(lambda: trial.builds().get("main") == "succeeded")
+        repository.commit(FILE, job("moved"))
+        daemon.eventually(lambda: trial.builds().get("moved") == "succeeded")
+        add(repository, "new")
+        daemon.eventually(lambda: trial.builds().get("new") == "succeeded")
+        # From now on they are another repository's: nothing of it is at the old commits.
+        declare(trial, other, "*", interval="1h")
+        daemon.eventually(lambda: trial.builds().get("of-other") == "succeeded")
+        daemon.eventually(lambda: jobsets(trial) == {"web@main"})
+        # And in the end it is an ordinary jobset: what was wrong with its branches is over.
+        declare(trial, other, "none-*", interval="1h")
+        daemon.eventually(lambda: ("jobset", "web", "no-branch-matches") in trial.conditions())
+        one = {"git": {"url": other.url, "ref": "main"}, "file": FILE}
+        trial.declare({"web": {"source": one, "interval": "1h"}})
+        daemon.eventually(lambda: trial.evaluations("web") == [("succeeded", None)])
+        daemon.eventually(lambda: trial.conditions() == {})
+        declare(trial, other, "main", interval="1h")
+        daemon.eventually(lambda: trial.evaluations("web@main")[-1:] == [("succeeded", None)])
+    assert trial.conditions() == {}
+    assert trial.evaluations("web@main")[-1] == ("succeeded", None)
+    found = trial.query("SELECT state FROM evaluation WHERE state = 'failed'")
+    assert found == []
+
+
 def test_people_ask_for_all_branches_or_for_one(trial: Trial, repository: Repository) -> None:
     repository.branch("release-1.0")
     repository.commit(FILE, job("it-1.0"))
@@ -312,12 +340,14 @@ def test_people_ask_for_all_branches_or_for_one(trial: Trial, repository: Reposi
 
 
 def test_requests_name_jobs_of_branches_with_dots(trial: Trial, repository: Repository) -> None:
-    """`web@1.it` of one branch and `web@1.it` of another, called `1.it`, are told apart."""
-    broken = PREAMBLE + '{ it = job "of-1" "exit 1"; }'
+    """`it.it` of the branch `1` and `it` of the branch `1.it` are written alike: the longer branch
+    is meant.
+    """
     repository.branch("1")
-    repository.commit(FILE, broken)
+    nested = '{ it = { recurseForDerivations = true; it = job "of-1" "exit 1"; }; }'
+    repository.commit(FILE, PREAMBLE + nested)
     repository.branch("1.it")
-    repository.commit(FILE, broken.replace("of-1", "of-1-it"))
+    repository.commit(FILE, PREAMBLE + '{ it = job "of-1-it" "exit 1"; }')
     declare(trial, repository, "1*")
     assert trial.once()
     assert trial.attempts("of-1") == trial.attempts("of-1-it") == ["failed"]
@@ -361,13 +391,14 @@ def test_one_listing_tells_of_all_branches(trial: Trial, repository: Repository)
         repository.git("branch", f"topic-{number}")
     traces = trial.root / "traces"
     traces.mkdir()
-    trial.environment["GIT_TRACE2_EVENT"] = str(traces)
     declare(trial, repository, "*", interval=None)
-    assert trial.once()
-    del trial.environment["GIT_TRACE2_EVENT"]
+    for listings in (1, 2):
+        trial.environment["GIT_TRACE2_EVENT"] = str(traces)
+        assert trial.once()
+        del trial.environment["GIT_TRACE2_EVENT"]
+        told = "".join(each.read_text() for each in traces.iterdir())
+        assert told.count('"name":"ls-remote"') == listings
     assert len(jobsets(trial)) == 6
-    told = "".join(each.read_text() for each in Path(traces).iterdir())
-    assert told.count('"name":"ls-remote"') == 1
     assert trial.attempts("main") == ["succeeded"]
 
 
