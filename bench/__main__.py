@@ -38,6 +38,9 @@ GROUPS = (
     ((13,), scheduling.orders),
     ((14,), scheduling.cost),
     ((15,), scheduling.fairness),
+    ((16,), caches.push_large),
+    ((17, 18, 20), caches.push_far),
+    ((19,), caches.sync),
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,46 +1,197 @@
-"""Row 10: small paths pushed to a `file:` cache, beside `nix copy` of all of them at once."""
+"""Rows 10 and 16 to 20: paths pushed to caches, beside `nix copy` of all of them at once: small
+ones and large ones, to `file:` and to S3 at the end of a line with delay; and a sync that finds all
+there.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
 
 from bench.lab import Lab
 from bench.measure import Row, Run, compare, interleaved, python, timed
+from tests.binary_cache.servers import Server, open_s3_server
 
 SIZE = 17_000
-"""Bytes of a path's content."""
+"""Bytes of a small path's content."""
+DELAY = 0.02
+"""Seconds that the line to S3 adds to each question with its answer."""
+MIB = 1024 * 1024
+KEYS = {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "of-no-worth"}
+"""Nix as Debian builds it signs nothing, so the server takes everybody; ours signs all the same."""
 
 
-def _paths(lab: Lab) -> list[str]:
-    """New paths with contents that compress as text does."""
+def _small(lab: Lab, count: int) -> Path:
+    """New paths with contents that compress as text does; a file that lists them."""
     files = lab.folder()
-    for number in range(lab.sizes.paths):
+    for number in range(count):
         text = f"{files.name} {number}: the quick brown fox jumps over the lazy dog\n"
         (files / f"file-{number}").write_text(text * (SIZE // len(text)))
-    added = lab.run("nix-store", "--add", *(str(each) for each in sorted(files.iterdir())))
-    return added.output.split()
+    return _added(lab, files)
+
+
+def _large(lab: Lab) -> Path:
+    """New paths of which one half compresses away, and the other not at all."""
+    files = lab.folder()
+    count, size = lab.sizes.large_paths
+    for number in range(count):
+        with (files / f"large-{number}").open("wb") as file:
+            for _ in range(size):
+                file.write(os.urandom(MIB // 2) + bytes(MIB // 2))
+    return _added(lab, files)
+
+
+def _added(lab: Lab, files: Path) -> Path:
+    names = sorted(str(each) for each in files.iterdir())
+    paths: list[str] = []
+    for start in range(0, len(names), 1000):  # a command line has an end
+        paths += lab.run("nix-store", "--add", *names[start : start + 1000]).output.split()
+    for name in names:
+        Path(name).unlink()
+    listed = files / "paths"
+    listed.write_text("\n".join(paths))
+    return listed
+
+
+def _ours(lab: Lab, paths: Path, uri: str, *options: str) -> Run:
+    """The seconds without Python's start, as a daemon pushes."""
+    argv = python("bench.push_child", str(paths), uri, *options)
+    run = timed(argv, {**lab.environment, **KEYS})
+    return Run(float(json.loads(run.output.splitlines()[-1])), run.peak)
+
+
+def _nix(lab: Lab, paths: Path, uri: str) -> Run:
+    return timed(["nix", "copy", "--to", uri, *paths.read_text().split()], lab.environment)
+
+
+# --- file: -------------------------------------------------------------------------------------
 
 
 def push(lab: Lab) -> Iterator[Row]:
-    paths = lab.folder() / "paths"
-    paths.write_text("\n".join(_paths(lab)))
+    paths = _small(lab, lab.sizes.paths)
+    what = f"push of {lab.sizes.paths} small paths to file: / one nix copy of all, zstd"
+    yield _to_folder(lab, 10, what, paths, target=1.6)
 
-    def ours() -> Run:
-        run = timed(python("bench.push_child", str(paths), str(lab.folder())), lab.environment)
-        return Run(float(json.loads(run.output.splitlines()[-1])), run.peak)
 
-    def nix_copy() -> Run:
-        target = f"file://{lab.folder()}?compression=zstd"
-        argv = ["nix", "copy", "--to", target, *paths.read_text().split()]
-        return timed(argv, lab.environment)
+def push_large(lab: Lab) -> Iterator[Row]:
+    count, size = lab.sizes.large_paths
+    what = f"push of {count} paths of {size} MiB to file: / one nix copy, zstd"
+    yield _to_folder(lab, 16, what, _large(lab), target=1.0)
 
-    runs = interleaved({"ours": ours, "nix": nix_copy}, lab.sizes.rounds)
-    yield compare(
-        10,
-        f"push of {lab.sizes.paths} small paths to file: / one nix copy of all, zstd",
+
+def _to_folder(lab: Lab, number: int, what: str, paths: Path, *, target: float) -> Row:
+    runs = interleaved(
+        {
+            "ours": lambda: _ours(lab, paths, f"file:{lab.folder()}"),
+            "nix": lambda: _nix(lab, paths, f"file://{lab.folder()}?compression=zstd"),
+        },
+        lab.sizes.rounds,
+    )
+    return _row(number, what, runs, target=target, stretch=min(target, 1.0) * 0.8)
+
+
+def _row(
+    number: int, what: str, runs: Mapping[str, list[Run]], *, target: float, stretch: float
+) -> Row:
+    return compare(
+        number,
+        what,
         ("ours", [run.seconds for run in runs["ours"]]),
         ("nix copy", [run.seconds for run in runs["nix"]]),
-        target=1.6,
-        stretch=1.0,
+        target=target,
+        stretch=stretch,
+    )
+
+
+# --- S3, far away ------------------------------------------------------------------------------
+
+
+class _Far:
+    """Buckets of a server at the end of a line with delay; each is new."""
+
+    def __init__(self, folder: Path, server: Server, address: str) -> None:
+        self._folder = folder
+        self._server = server
+        self._address = address
+        self._made = 0
+
+    def bucket(self) -> str:
+        """Nix remembers what is in a bucket by its name alone."""
+        self._made += 1
+        name = f"{self._folder.name.lower().replace('_', '-')}-{self._made}"
+        (self._folder / name).mkdir()
+        self._server.refresh()
+        return name
+
+    def uri(self, bucket: str) -> str:
+        return f"s3://{bucket}?endpoint={self._address}&scheme=http&region=us-east-1"
+
+
+@contextmanager
+def _far(lab: Lab) -> Iterator[_Far]:
+    folder = lab.folder()
+    with open_s3_server(folder) as server:
+        argv = python("bench.slow_line", server.address, str(DELAY))
+        with subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        ) as line:
+            assert line.stdout is not None
+            try:
+                yield _Far(folder, server, line.stdout.readline().strip())
+            finally:
+                line.kill()
+
+
+def push_far(lab: Lab) -> Iterator[Row]:
+    """Small paths, large paths, and the memory that both take."""
+    count, size = lab.sizes.large_paths
+    small = f"push of {lab.sizes.paths} small paths to S3, {DELAY * 1000:.0f} ms away / nix copy"
+    large = f"push of {count} paths of {size} MiB to S3, {DELAY * 1000:.0f} ms away / nix copy"
+    with _far(lab) as far:
+        runs = _side_by_side(lab, far, _small(lab, lab.sizes.paths))
+        yield _row(17, small, runs, target=1 / 3, stretch=0.25)
+        large_runs = _side_by_side(lab, far, _large(lab))
+        yield _row(18, large, large_runs, target=1.0, stretch=0.8)
+    yield compare(
+        20,
+        "peak memory of pushing the large paths / the small ones, MiB",
+        ("large", [run.peak / MIB for run in large_runs["ours"]]),
+        ("small", [run.peak / MIB for run in runs["ours"]]),
+        target=2.0,
+        stretch=1.5,
+    )
+
+
+def _side_by_side(lab: Lab, far: _Far, paths: Path) -> Mapping[str, list[Run]]:
+    contenders: dict[str, Callable[[], Run]] = {
+        "ours": lambda: _ours(lab, paths, far.uri(far.bucket())),
+        "nix": lambda: _nix(lab, paths, f"{far.uri(far.bucket())}&compression=zstd"),
+    }
+    return interleaved(contenders, lab.sizes.rounds)
+
+
+def sync(lab: Lab) -> Iterator[Row]:
+    """A daemon that lost its state finds that all is there."""
+    with _far(lab) as far:
+        uri = far.uri(far.bucket())
+        paths = _small(lab, lab.sizes.synced)
+        _ours(lab, paths, uri)
+        seconds = [_ours(lab, paths, uri, "--again").seconds for _ in range(lab.sizes.rounds)]
+    yield Row(
+        number=19,
+        check=f"seconds to find {lab.sizes.synced} paths in S3, {DELAY * 1000:.0f} ms away",
+        target=3.0,
+        stretch=1.5,
+        ratio=median(seconds),
+        rounds=seconds,
+        seconds={"ours": median(seconds)},
     )

@@ -29,6 +29,10 @@ class Sizes:
     """Thousands of derivations of the large graphs; the last is used for the state's rows."""
     paths: int
     """Pushed to a cache."""
+    large_paths: tuple[int, int]
+    """So many, each of so many MiB, pushed to caches."""
+    synced: int
+    """Paths that a cache has already."""
     simulated: tuple[int, ...]
     """Thousands of derivations of the simulated graphs."""
 
@@ -41,10 +45,21 @@ FULL = Sizes(
     skew=1.0,
     large=(20, 100),
     paths=1000,
+    large_paths=(3, 300),
+    synced=10_000,
     simulated=(1, 20, 250),
 )
 QUICK = Sizes(
-    rounds=3, layers=4, chain=40, wide=40, skew=0.3, large=(10,), paths=200, simulated=(1, 20)
+    rounds=3,
+    layers=4,
+    chain=40,
+    wide=40,
+    skew=0.3,
+    large=(10,),
+    paths=200,
+    large_paths=(2, 40),
+    synced=1000,
+    simulated=(1, 20),
 )
 
 
