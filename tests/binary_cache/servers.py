@@ -76,13 +76,6 @@ def open_s3_server(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def open_s3_server(folder: Path) -> Iterator[Server]:
-    """The same for anybody: Debian's Nix signs nothing."""
-    with _serve("s3", folder) as server:
-        yield server
-
-
-@contextmanager
 def dav_server(folder: Path) -> Iterator[Server]:
     """HTTP with PUT, for one user. A PUT that breaks off leaves half a file."""
     with _serve("webdav", folder, "--user", USER, "--pass", PASSWORD) as server:
