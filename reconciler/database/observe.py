@@ -261,6 +261,19 @@ def outputs(database: Database, derivations: Iterable[int]) -> dict[int, dict[st
     return found
 
 
+def failed_before(database: Database, when: float) -> list[int]:
+    """The builds that failed for good before a time."""
+    bad = json.dumps([state for state in BuildState if state.bad])
+    return [
+        row[0]
+        for row in database.query(
+            f"SELECT derivation FROM build WHERE {_NOT_GOOD}"
+            " AND state IN (SELECT value FROM json_each(?)) AND finished_at < ?",
+            (bad, when),
+        )
+    ]
+
+
 def durations(database: Database) -> dict[tuple[str, str], float]:
     """Expected seconds of builds on a builder of speed 1, by package name and system."""
     return {

@@ -20,7 +20,7 @@ from reconciler.database import (
     pushed,
 )
 from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
-from reconciler.reconcile import listed
+from reconciler.reconcile import expiry, listed
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import LiveBuild, package_name
@@ -128,6 +128,7 @@ def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
         progress.locked, progress.polled_at = None, now
     farm.want()
     if outcome.error is None:
+        expiry.expire(farm, outcome.jobset, now=now)
         farm.look_for_intermediates(outcome.jobset)
 
 

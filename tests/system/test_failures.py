@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
+from reconciler.database import database_path
+from reconciler.reconcile import expiry
 from tests.support.trial import Trial
 
 RETRY = {"attempts": 2, "backoff": "1s"}
@@ -53,3 +58,25 @@ def test_a_download_that_fails_is_tried_again_and_never_remembered(trial: Trial)
     assert trial.builds() == {"it": "queued"}
     assert trial.message("it").startswith("download failed: ")
     trial.settled = False  # it is due again later
+
+
+def test_a_failure_counts_for_a_week(trial: Trial) -> None:
+    flag = trial.root / "outside" / "flag"
+    flag.parent.mkdir()
+    with (trial.store.root / "conf/nix.conf").open("a") as conf:
+        conf.write(f"extra-sandbox-paths = {flag.parent}\n")
+    flaky = f'flaky = job "flaky" "test -e {flag}; echo > $out";'
+    trial.declare({"it": f"{{ {flaky} }}"})
+    assert trial.once()
+    flag.touch()
+    trial.declare({"it": f'{{ {flaky} other = job "other" "echo > $out"; }}'})
+    assert trial.once()
+    assert trial.builds() == {"flaky": "failed", "other": "succeeded"}
+    week = expiry.FAILURE_COUNTS_FOR
+    with closing(sqlite3.connect(database_path(trial.state_dir))) as connection, connection:
+        connection.execute("UPDATE build SET finished_at = finished_at - ?", (week,))
+    assert trial.once(), "by time alone nothing is done"
+    assert trial.attempts("flaky") == ["failed"]
+    trial.declare({"it": f'{{ {flaky} other = job "another" "echo > $out"; }}'})
+    assert trial.once()
+    assert trial.attempts("flaky") == ["failed", "succeeded"]
