@@ -16,6 +16,7 @@ from tests.incremental_lib.project import (
     Built,
     Project,
     c_project,
+    evaluate,
     refusal,
     script_without,
 )
@@ -266,6 +267,20 @@ def test_all_stages_and_policies_have_one_fingerprint(
     assert all(one == found[0] for one in found)
     project.arguments["env"] = '{ CFLAGS = "-O3"; }'
     assert fingerprint(store, project.expression()) != found[0]
+
+
+def test_every_preset_can_be_used(store: PrivateStore, project: Project) -> None:
+    presets = f"(import {project.library}).incremental.presets"
+    names = evaluate(store, f"builtins.attrNames {presets}")
+    assert names == ["cargo", "cmake", "ghc", "go", "make", "meson", "ninja"]
+    for name in names:
+        expression = f"({project.expression(preset=f'{presets}.{name}')}).incremental"
+        policy = evaluate(store, expression)
+        assert isinstance(policy, dict)
+        assert policy["fullOn"]
+        assert set(policy["preset"]) == {
+            *("artifacts", "env", "exclude", "fullOn", "setup", "structure")
+        }
 
 
 EPOCH = '"auto" or a time in seconds since 1970, 315532801 at the least'
