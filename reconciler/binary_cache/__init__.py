@@ -67,10 +67,13 @@ async def open_cache(
     Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
     """
     keys = await asyncio.to_thread(signing_keys, cache, store_dir=store_dir)
+    pace = traffic or Traffic(cache.bandwidth)
     if _is_nix_store(cache):
-        opened: BinaryCache = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
+        opened: BinaryCache = await NixStoreCache.open(
+            cache, keys=keys, store_dir=store_dir, traffic=pace
+        )
     else:
-        opened = await _open_files(cache, keys, store_dir, traffic or Traffic(cache.bandwidth))
+        opened = await _open_files(cache, keys, store_dir, pace)
     try:
         yield opened
     finally:

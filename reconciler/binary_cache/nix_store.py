@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -31,6 +32,7 @@ from reconciler.binary_cache.order import hold_back, reference_levels
 from reconciler.binary_cache.packing import damaged
 from reconciler.binary_cache.signing import SecretKey, signatures
 from reconciler.binary_cache.staging import Staging
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.binary_cache.verification import batches, dangling, unsigned
 from reconciler.errors import CacheError, ConnectionLostError, NixError, UsageError
 from reconciler.model import Cache, PathInfo, StorePath
@@ -69,8 +71,11 @@ class _Batch(Struct, frozen=True, kw_only=True):
 class NixStoreCache:
     """See the module's text, and BinaryCache for the methods."""
 
-    def __init__(self, cache: Cache, keys: Sequence[SecretKey], store_dir: str) -> None:
+    def __init__(
+        self, cache: Cache, keys: Sequence[SecretKey], store_dir: str, traffic: Traffic
+    ) -> None:
         self._cache = cache
+        self._traffic = traffic
         self._keys = keys
         self._store_dir = store_dir
         self._staging: Staging | None = None
@@ -78,10 +83,15 @@ class NixStoreCache:
 
     @classmethod
     async def open(
-        cls, cache: Cache, *, keys: Sequence[SecretKey], store_dir: str
+        cls,
+        cache: Cache,
+        *,
+        keys: Sequence[SecretKey],
+        store_dir: str,
+        traffic: Traffic | None = None,
     ) -> NixStoreCache:
         """Connect; CacheError where that fails."""
-        opened = cls(cache, keys, store_dir)
+        opened = cls(cache, keys, store_dir, traffic or Traffic())
         try:
             with opened._faults():
                 await opened._peer()
@@ -341,7 +351,7 @@ class NixStoreCache:
         try:
             await peer.add_multiple_to_store(
                 await asyncio.to_thread(self._signed, infos),
-                lambda info: _sendable(info, nars),
+                lambda info: _sendable(info, nars, self._traffic),
                 check_signatures=peer.trusted is False,
                 repair=repair,
             )
@@ -384,12 +394,17 @@ class _DamagedError(Exception):
     """What is wrong with a NAR."""
 
 
-async def _sendable(info: PathInfo, nars: Nars) -> AsyncGenerator[bytes, None]:
-    """A NAR of ours; ends by _UnsendableError rather than with what is not as it was registered."""
+async def _sendable(info: PathInfo, nars: Nars, traffic: Traffic) -> AsyncGenerator[bytes, None]:
+    """A NAR of ours, as fast as the cache allows; ends by _UnsendableError rather than with what is
+    not as it was registered.
+    """
     try:
         async with aclosing(nars.stream(info.path)) as chunks:
             async for chunk in _checked(info, chunks):
-                yield chunk
+                for start in range(0, len(chunk), traffic.piece):
+                    piece = chunk[start : start + traffic.piece]
+                    await asyncio.sleep(traffic.admit(len(piece), now=time.monotonic()))
+                    yield piece
     except _DamagedError as error:
         raise _UnsendableError(info.path, damaged(info.path, str(error))) from error
     except NixError as error:

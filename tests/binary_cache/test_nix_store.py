@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from reconciler.binary_cache import BinaryCache, Flaw, LocalNars, StreamedNars, open_cache, reach
+from reconciler.binary_cache import (
+    BinaryCache,
+    Flaw,
+    LocalNars,
+    StreamedNars,
+    Traffic,
+    open_cache,
+    reach,
+)
 from reconciler.errors import CacheError
 from reconciler.model import Cache, StorePath
 from tests.binary_cache.support import (
@@ -322,3 +331,20 @@ async def test_a_push_that_is_cancelled_ends_and_is_whole(
     remote.settle()
     verify_all(remote)
     assert not remote.holds(paths[-1])
+
+
+async def test_what_is_sent_is_counted_and_held_to_the_limit(
+    store: PrivateStore, remote: TestBuilder
+) -> None:
+    paths = add_files(store, 3)
+    infos = await infos_of(store, paths)
+    size = sum(info.nar_size for info in infos)
+    traffic = Traffic(limit=20_000)
+    began = time.monotonic()
+    async with open_cache(
+        declared(remote), store_dir=str(store.store_dir), traffic=traffic
+    ) as cache:
+        assert (await cache.push(infos, LocalNars(store.store_dir))).sent.keys() == set(paths)
+    assert traffic.sent == size
+    # No upper bound, which a busy machine would break; the lower one is the limit itself.
+    assert time.monotonic() - began >= size / 20_000 * 0.9
