@@ -7,7 +7,8 @@
     { self, nixpkgs }:
     let
       inherit (nixpkgs) lib;
-      forEach = f: lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: f nixpkgs.legacyPackages.${system});
+      forEach =
+        f: lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: f nixpkgs.legacyPackages.${system});
     in
     {
       nixosModules.default = ./module.nix;

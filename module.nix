@@ -3,6 +3,7 @@
   imports = [
     ./nix/options.nix
     ./nix/service.nix
+    ./nix/secrets.nix
     ./nix/nix-daemon.nix
     ./nix/cache-server.nix
     ./nix/client.nix

@@ -18,69 +18,72 @@ let
     ;
   inherit (lib) hasPrefix mapAttrsToList;
   inherit (settings) jobsets builders caches;
-  at = path: "services.reconciler.settings.${lib.showOption path}";
-  claim = assertion: path: message: {
+  place = path: "services.reconciler.settings.${lib.showOption path}";
+  at =
+    kind: name:
+    place [
+      kind
+      name
+    ];
+  claim = where: assertion: message: {
     inherit assertion;
-    message = "${at path}: ${message}.";
+    message = "${where}: ${message}.";
   };
   each = objects: claims: builtins.concatLists (mapAttrsToList claims objects);
 
   remote = lib.filterAttrs (_: builder: builder.uri != null) builders;
   firstWith = uri: builtins.head (filter (name: remote.${name}.uri == uri) (attrNames remote));
-  pushedTo = concatMap (jobset: jobset.caches) (
-    filter (jobset: jobset.enabled) (attrValues jobsets)
-  );
+  pushedTo = concatMap (jobset: jobset.caches) (filter (jobset: jobset.enabled) (attrValues jobsets));
+  declared = lib.optionalString (
+    caches != { }
+  ) " or write one of ${builtins.concatStringsSep ", " (attrNames caches)}";
   bySsh = cache: hasPrefix "ssh-ng://" cache.uri;
   # A store reached by ssh-ng signs, or trusts, by itself.
   signed = cache: cache.signingKeyFile != null || cache.signingKeyFiles != [ ] || bySsh cache;
   reached =
     kind: name: object:
-    claim (object.sshKeyFile != null) [ kind name "sshKeyFile" ]
-      "${object.uri} cannot be reached without a key; name the file of a private key that opens it";
+    claim "${at kind name}.sshKeyFile" (
+      object.sshKeyFile != null
+    ) "${object.uri} cannot be reached without a key; name the file of a private key that opens it";
 
   assertions =
     each jobsets (
       name: jobset:
       map (
         cache:
-        claim (caches ? ${cache}) [ "jobsets" name "caches" ] (
-          "there is no cache ${builtins.toJSON cache}; declare ${at [ "caches" cache ]}"
-          + lib.optionalString (
-            caches != { }
-          ) " or write one of ${builtins.concatStringsSep ", " (attrNames caches)}"
-        )
+        claim "${at "jobsets" name}.caches" (
+          caches ? ${cache}
+        ) "there is no cache ${builtins.toJSON cache}; declare ${at "caches" cache}${declared}"
       ) jobset.caches
     )
     ++ map (
       secret:
-      claim (!hasPrefix "${storeDir}/" secret.file) secret.path
+      claim (place secret.path) (!hasPrefix "${storeDir}/" secret.file)
         "the secret is in the Nix store, where everyone can read it; name a file outside, as a text such as \"/run/secrets/${builtins.elemAt secret.path 1}\""
     ) secrets
     ++ each caches (
       name: cache: [
-        (claim (!elem name pushedTo || signed cache) [ "caches" name "signingKeyFile" ]
+        (claim "${at "caches" name}.signingKeyFile" (!elem name pushedTo || signed cache)
           "jobsets push to this cache, and without a signature nobody takes paths from it; name the file of a key made with `nix key generate-secret --key-name ${name}-1`"
         )
         # The daemon may write nowhere but where it is told to by an absolute path.
-        (claim (!hasPrefix "file:" cache.uri || builtins.match "file:(//)?/.*" cache.uri != null)
-          [ "caches" name "uri" ]
-          "${cache.uri} is relative, and would be below /etc; write file:///PATH"
-        )
+        (claim "${at "caches" name}.uri" (
+          !hasPrefix "file:" cache.uri || builtins.match "file:(//)?/.*" cache.uri != null
+        ) "${cache.uri} is relative, and would be below /etc; write file:///PATH")
       ]
     )
     ++ mapAttrsToList (reached "caches") (lib.filterAttrs (_: bySsh) caches)
-    ++ each remote (
-      name: builder: [
-        (reached "builders" name builder)
-        (claim (firstWith builder.uri == name) [ "builders" name "uri" ]
-          "${at [ "builders" (firstWith builder.uri) ]} is the same machine; keep one, with the slots of both"
-        )
-      ]
-    );
+    ++ mapAttrsToList (reached "builders") remote
+    ++ mapAttrsToList (
+      name: builder:
+      claim "${at "builders" name}.uri" (
+        firstWith builder.uri == name
+      ) "${at "builders" (firstWith builder.uri)} is the same machine; keep one, with the slots of both"
+    ) remote;
 
   unused =
     kind: used: why:
-    mapAttrsToList (name: _: "${at [ kind name ]} is declared, but ${why}, or remove it.") (
+    mapAttrsToList (name: _: "${at kind name} is declared, but ${why}, or remove it.") (
       lib.filterAttrs (name: object: !any (used name object) (attrValues jobsets)) settings.${kind}
     );
 in

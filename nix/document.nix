@@ -39,7 +39,9 @@ let
       lib.optionals (builtins.isList value) (builtins.concatMap everySecret value);
 in
 {
-  document = replaced (secret: "/run/credentials/reconciler.service/${secret.id}") [ ] schema settings;
+  document = replaced (
+    secret: "/run/credentials/reconciler.service/${secret.id}"
+  ) [ ] schema settings;
   secrets = everySecret (
     replaced (held: {
       _secret = true;

@@ -39,10 +39,12 @@ in
       }
       ''
         cd ${self}
-        nixfmt --check flake.nix module.nix nix/*.nix
+        nixfmt --check default.nix flake.nix module.nix nix/*.nix tests/nixos/*.nix
         ruff check --no-cache .
         ruff format --no-cache --check .
         touch $out
       '';
-  machines = pkgs.testers.runNixOSTest (import ../tests/nixos/machines.nix { module = self.nixosModules.default; });
+  machines = pkgs.testers.runNixOSTest (
+    import ../tests/nixos/machines.nix { module = self.nixosModules.default; }
+  );
 }

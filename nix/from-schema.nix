@@ -19,7 +19,9 @@ let
     else
       types.addCheck types.str (value: builtins.match (posix part.pattern) value != null)
       // {
-        description = "string in quotes: ${part.errorMessage or "write it like ${builtins.toJSON (builtins.head part.examples)}"}";
+        description = "string in quotes: ${
+          part.errorMessage or "write it like ${builtins.toJSON (builtins.head part.examples)}"
+        }";
       };
 
   kinds = {
@@ -66,9 +68,7 @@ let
           byKey.${builtins.head present}.merge loc defs
         else
           throw "The option `${lib.showOption loc}' needs exactly one of ${choice}, and has ${has}: write one, such as ${
-            lib.generators.toPretty { multiline = false; } (
-              builtins.head (builtins.head alternatives).examples
-            )
+            lib.generators.toPretty { multiline = false; } (builtins.head (builtins.head alternatives).examples)
           }.";
       getSubOptions =
         prefix: builtins.foldl' (all: key: all // byKey.${key}.getSubOptions prefix) { } keys;

@@ -14,7 +14,9 @@ let
   builderOf = machine: {
     name = machine.hostName;
     value = builtins.mapAttrs (_: lib.mkDefault) {
-      uri = "ssh-ng://${lib.optionalString (machine.sshUser != null) "${machine.sshUser}@"}${machine.hostName}";
+      uri = "ssh-ng://${
+        lib.optionalString (machine.sshUser != null) "${machine.sshUser}@"
+      }${machine.hostName}";
       sshKeyFile = machine.sshKey;
       systems = if machine.system != null then [ machine.system ] else machine.systems;
       inherit (machine)

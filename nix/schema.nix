@@ -15,7 +15,8 @@ rec {
     part: name:
     let
       alternatives = map resolve (part.oneOf or [ ]);
-      properties = builtins.foldl' (all: each: all // each.properties) (part.properties or { }) alternatives;
+      properties = builtins.foldl' (all: each: all // each.properties) (part.properties or { }
+      ) alternatives;
     in
     part.items or properties.${name} or part.additionalProperties or { };
 }

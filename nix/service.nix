@@ -1,4 +1,4 @@
-# The unit, its document and its secrets.
+# The unit and its document.
 {
   config,
   lib,
@@ -18,10 +18,10 @@ let
     cfg.stateDir
   ];
 
-  secrets = lib.optionals (cfg.configFile == null) cfg.rendered.secrets;
   checks = import ./checks.nix {
-    inherit lib secrets;
+    inherit lib;
     inherit (cfg) settings;
+    inherit (cfg.rendered) secrets;
   };
 
   # A document that is known now is checked now, unless the program is for another machine.
@@ -58,72 +58,12 @@ let
     "/run/user/"
   ];
 
-  # From systemd 260 on a reload brings fresh credentials; before that only a restart does.
-  refreshes = lib.versionAtLeast (lib.getVersion config.systemd.package) "260";
-  # Whatever had it look, what counts is whether a file is another one than the daemon was given: a path
-  # unit sees no link changed on the way to a file, and nothing at all while this runs.
-  bringRotated = pkgs.writeShellScript "reconciler-rotated-secrets" ''
-    for look in 1 2 3; do
-      rotated=
-      while read -r id file; do
-        ${lib.getExe' pkgs.diffutils "cmp"} -s "$file" /run/credentials/reconciler.service/"$id"
-        [ $? != 1 ] || rotated="$rotated $id"
-      done <<'END'
-    ${lib.concatMapStringsSep "\n" (secret: "${secret.id} ${secret.file}") secrets}
-    END
-      [ "$rotated" ] || exit 0
-      echo "rotated:$rotated"
-      ${lib.getExe' config.systemd.package "systemctl"} ${
-        if refreshes then "try-reload-or-restart" else "try-restart"
-      } reconciler.service || exit
-    done
-  '';
-
   # Works at all: a document in force, a database that can be read, a daemon that holds it. What
   # failed to build (1) or is not done (3) is no reason to call a switch failed.
   probe = pkgs.writeShellScript "reconciler-probe" ''
     ${lib.escapeShellArgs command} status --oneline && exit
     case $? in 1 | 3) exit 0 ;; *) exit 1 ;; esac
   '';
-
-  hardening = {
-    AmbientCapabilities = "";
-    CapabilityBoundingSet = "";
-    DeviceAllow = "";
-    DevicePolicy = "closed";
-    KeyringMode = "private";
-    LockPersonality = true;
-    MemoryDenyWriteExecute = true;
-    NoNewPrivileges = true;
-    PrivateDevices = true;
-    PrivateMounts = true;
-    PrivateTmp = true;
-    PrivateUsers = true;
-    ProcSubset = "pid";
-    ProtectClock = true;
-    ProtectControlGroups = true;
-    ProtectHome = if readsHomes then "read-only" else true;
-    ProtectHostname = true;
-    ProtectKernelLogs = true;
-    ProtectKernelModules = true;
-    ProtectKernelTunables = true;
-    ProtectProc = "invisible";
-    ProtectSystem = "strict";
-    RemoveIPC = true;
-    RestrictAddressFamilies = "AF_UNIX AF_INET AF_INET6";
-    RestrictNamespaces = true;
-    RestrictRealtime = true;
-    RestrictSUIDSGID = true;
-    SystemCallArchitectures = "native";
-    SystemCallErrorNumber = "EPERM";
-    SystemCallFilter = [
-      "@system-service"
-      "~@privileged @resources"
-      # Of util-linux's setpriv, if it is on the path: children are started with it.
-      "capset"
-    ];
-    UMask = "0027";
-  };
 in
 {
   config = lib.mkIf cfg.enable {
@@ -206,10 +146,6 @@ in
         CacheDirectory = "nix-reconciler";
         CacheDirectoryMode = "0700";
         ReadWritePaths = map literal written;
-        LoadCredential = map (secret: literal "${secret.id}:${secret.file}") secrets;
-        # A secret that is missing is the fault of one object, and keeps nothing else from starting.
-        SetCredential = map (secret: literal "${secret.id}:missing") secrets;
-        RefreshOnReload = lib.mkIf refreshes "credentials";
         KillMode = "mixed";
         TimeoutStartSec = lib.mkDefault "5min";
         TimeoutStopSec = lib.mkDefault "5min";
@@ -220,25 +156,7 @@ in
         RestartMaxDelaySec = lib.mkDefault "5min";
         OOMPolicy = lib.mkDefault "continue";
       }
-      // builtins.mapAttrs (_: lib.mkDefault) hardening;
-    };
-
-    systemd.paths.reconciler-secrets = lib.mkIf (secrets != [ ]) {
-      description = "Rotated secrets of the Nix build farm";
-      wantedBy = [ "multi-user.target" ];
-      pathConfig.PathChanged = lib.unique (map (secret: literal secret.file) secrets);
-    };
-    systemd.services.reconciler-secrets = lib.mkIf (secrets != [ ]) {
-      description = "Bring rotated secrets to the Nix build farm";
-      # With each switch, too: that is when tools for secrets write them.
-      wantedBy = [ "multi-user.target" ];
-      after = [ "reconciler.service" ];
-      startAt = "*:0/5";
-      startLimitIntervalSec = 0;
-      serviceConfig = {
-        Type = "oneshot";
-        ExecStart = bringRotated;
-      };
+      // builtins.mapAttrs (_: lib.mkDefault) (import ./hardening.nix { inherit readsHomes; });
     };
   };
 }

@@ -23,9 +23,7 @@ let
         );
       attributes = builtins.mapAttrs (_: fill type.items) value;
       list = map (fill type.items) value;
-      exclusive = fill (builtins.head (
-        builtins.attrValues (builtins.intersectAttrs value type.alternatives)
-      )) value;
+      exclusive = fill (builtins.head (builtins.attrValues (builtins.intersectAttrs value type.alternatives))) value;
     }
     .${type.kind} or value;
 in
@@ -93,7 +91,9 @@ rec {
         nixpkgs.lib = lib;
       };
     in
-    builtins.mapAttrs (_: output: if builtins.isAttrs output then builtins.attrNames output else null) outputs;
+    builtins.mapAttrs (
+      _: output: if builtins.isAttrs output then builtins.attrNames output else null
+    ) outputs;
 
   # Each dependency has to be known here under the name that nixpkgs has for it.
   package = import ../../nix/package.nix {

@@ -3,9 +3,10 @@
 let
   keys = "/etc/farm-keys";
   release = ''
+    { system }:
     derivation {
       name = "hello";
-      system = "x86_64-linux";
+      inherit system;
       builder = "/bin/sh";
       args = [ "-c" "echo hello > $out" ];
     }

@@ -15,13 +15,13 @@ in
   optional = condition: value: if condition then [ value ] else [ ];
   optionals = condition: values: if condition then values else [ ];
   imap0 = f: list: builtins.genList (n: f n (builtins.elemAt list n)) (builtins.length list);
-  concatMapStringsSep = between: f: list: concatStringsSep between (map f list);
+  concatMapStringsSep =
+    between: f: list:
+    concatStringsSep between (map f list);
   intersectLists = left: builtins.filter (each: builtins.elem each left);
   filterAttrs =
     keep: set:
-    builtins.removeAttrs set (
-      builtins.filter (name: !keep name set.${name}) (builtins.attrNames set)
-    );
+    builtins.removeAttrs set (builtins.filter (name: !keep name set.${name}) (builtins.attrNames set));
   genAttrs =
     names: f:
     builtins.listToAttrs (

@@ -29,12 +29,28 @@ let
       version = "2.30"; # of Nix, too: NixOS compares it
       meta.mainProgram = pname;
     }
-    // lib.genAttrs [ "bin" "data" "debug" "dev" "doc" "info" "lib" "man" "p11kit" "hwdb" "mount" "su" "swap" "terminfo" "unbundled" ] (
-      output: made "${pname}-${output}-2.30" { }
-    );
+    // lib.genAttrs [
+      "bin"
+      "data"
+      "debug"
+      "dev"
+      "doc"
+      "info"
+      "lib"
+      "man"
+      "p11kit"
+      "hwdb"
+      "mount"
+      "su"
+      "swap"
+      "terminfo"
+      "unbundled"
+    ] (output: made "${pname}-${output}-2.30" { });
   written = name: text: made name { inherit text; };
   build = arguments: made arguments.name (lib.filterAttrs (_: builtins.isString) arguments);
-  ran = name: environment: script: made name { inherit script; };
+  ran =
+    name: environment: script:
+    made name { inherit script; };
 
   platform = lib.systems.elaborate "x86_64-linux";
   json =

@@ -1,4 +1,4 @@
-# The units of nix/service.nix as text, without nixpkgs: what the module system, the packages and
+# The units of nix/service.nix and nix/secrets.nix as text, without nixpkgs: what the module system, the packages and
 # NixOS's rendering of units would add is stood in for here, as much as the units need of it.
 {
   lib,
@@ -24,7 +24,7 @@ let
     outPath = "/usr";
     version = systemd;
   };
-  module = import ../../nix/service.nix {
+  arguments = {
     lib = library;
     config = {
       services.reconciler = builtins.mapAttrs (_: option: option.default or null) options // {
@@ -53,8 +53,9 @@ let
         map (each: builtins.toJSON (builtins.replaceStrings [ "%" ] [ "%%" ] each)) arguments
       );
   };
-  inherit (module.config.systemd) services paths;
-  unit = services.reconciler;
+  module = import ../../nix/service.nix arguments;
+  secrets = (import ../../nix/secrets.nix arguments).config.systemd;
+  unit = module.config.systemd.services.reconciler;
 
   line =
     key: value:
@@ -86,15 +87,18 @@ in
       }
       + section "Service" (
         unit.serviceConfig
+        // secrets.services.reconciler.serviceConfig
         // {
           Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
             unit.environment // { PATH = builtins.concatStringsSep ":" (map (each: "${each}/bin") unit.path); }
           );
         }
       );
-    "reconciler-secrets.path" = section "Path" paths.reconciler-secrets.pathConfig;
+    "reconciler-secrets.path" = section "Path" secrets.paths.reconciler-secrets.pathConfig;
     "reconciler-secrets.service" =
-      section "Unit" { StartLimitIntervalSec = services.reconciler-secrets.startLimitIntervalSec; }
-      + section "Service" services.reconciler-secrets.serviceConfig;
+      section "Unit" {
+        StartLimitIntervalSec = secrets.services.reconciler-secrets.startLimitIntervalSec;
+      }
+      + section "Service" secrets.services.reconciler-secrets.serviceConfig;
   };
 }
