@@ -2,6 +2,7 @@
 { module }:
 let
   keys = "/etc/farm-keys";
+  state = "/var/lib/nix-reconciler";
   release = ''
     { system }:
     derivation {
@@ -37,7 +38,6 @@ in
         imports = [ module ];
         environment.systemPackages = [ pkgs.git ];
         environment.etc."release.nix".text = release;
-        programs.ssh.extraConfig = "StrictHostKeyChecking accept-new";
         services.reconciler = {
           enable = true;
           settings = {
@@ -69,6 +69,8 @@ in
         "cp /etc/release.nix /srv/repository/default.nix",
         "cd /srv/repository && git add . && git -c user.name=x -c user.email=x@example.org commit -qm one",
         "chown -R reconciler /srv/repository",
+        "install -d -o reconciler -m 700 ${state}/.ssh",
+        "ssh-keyscan -t ed25519 builder > ${state}/.ssh/known_hosts",
     )
     public = farm.succeed("cat ${keys}/builder.pub").strip()
     builder.succeed(
