@@ -76,6 +76,11 @@ class FileStore:
         """On the same file system as the objects: a rename is enough to place one."""
         return self._staging.folder
 
+    @property
+    def shows_whole(self) -> bool:
+        """Everything is renamed to its place."""
+        return True
+
     async def present(self, names: Collection[str]) -> set[str]:
         """Look for each."""
         return await self._in_thread(lambda: {name for name in names if self._exists(name)})

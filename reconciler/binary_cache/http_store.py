@@ -88,6 +88,11 @@ class HttpStore:
         """On this machine."""
         return self._remote.staging
 
+    @property
+    def shows_whole(self) -> bool:
+        """Not every server: see the module's text."""
+        return False
+
     async def close(self) -> None:
         """Let go of threads and connections."""
         await self._remote.close()

@@ -144,6 +144,11 @@ class ObjectStore(Protocol):
         """A local folder, this process's own, where large objects are prepared before `put`."""
         ...
 
+    @property
+    def shows_whole(self) -> bool:
+        """What is present is whole, whoever put it there and whatever died meanwhile."""
+        ...
+
     async def present(self, names: Collection[str]) -> set[str]:
         """Those of the names that exist, asked in bulk."""
         ...

@@ -33,6 +33,9 @@ GROUP_SIZE = 8 * 1024 * 1024
 """Small paths go to a worker thread together, up to so many and so many bytes: a hop to a thread
 costs as much as packing one of them."""
 
+WORTH_ASKING = 1024 * 1024
+"""Bytes of a NAR from which on it is asked for before it is sent."""
+
 PARALLEL_GROUPS = 4
 """More than one a core: half of the time is waiting for the disk."""
 
@@ -45,6 +48,7 @@ class _Upload(Struct, frozen=True):
 
     nars: Nars
     staging: Path
+    replace: frozenset[StorePath]
     stop: threading.Event = field(default_factory=threading.Event)
     ready: dict[StorePath, PackedNar] = field(default_factory=dict)
     gone: list[StorePath] = field(default_factory=list)
@@ -159,7 +163,7 @@ class NarCache:
         available = (batch.keys() | outside) - missing | set(elsewhere)
         wanted = reference_levels(info for path, info in batch.items() if path in missing)
         ready, waiting = hold_back(wanted, available)
-        upload = _Upload(nars, self._store.staging)
+        upload = _Upload(nars, self._store.staging, frozenset(replace))
         try:
             await self._run(self._upload_group(group, upload) for group in _groups(ready))
         finally:
@@ -206,12 +210,31 @@ class NarCache:
                 nar.file.unlink()
             else:
                 objects[nar.name] = nar.file
+        for name in await self._there(packed, upload.replace):
+            packed_file = objects.pop(name)
+            assert isinstance(packed_file, Path)
+            packed_file.unlink()
         failed = await self._put(objects)
         for nar in packed:
             if nar.name in failed:
                 upload.failed[nar.info.path] = failed[nar.name]
             else:
                 upload.ready[nar.info.path] = nar
+
+    async def _there(
+        self, packed: Iterable[PackedNar], replace: Collection[StorePath]
+    ) -> Collection[str]:
+        """Large NARs that are there already: their narinfo failed, or the daemon was killed, before
+        it was written. A small one is sent as quickly as it is asked for.
+        """
+        if not self._store.shows_whole:
+            return ()
+        large = {nar.name for nar in packed if nar.file_size >= WORTH_ASKING}
+        large -= {nar.name for nar in packed if nar.info.path in replace}
+        try:
+            return await self._store.present(large) if large else ()
+        except CacheError:  # then sending will tell
+            return ()
 
     def _pack_local(
         self, group: Sequence[PathInfo], nars: LocalNars, upload: _Upload

@@ -99,6 +99,11 @@ class S3Store:
         """On this machine."""
         return self._remote.staging
 
+    @property
+    def shows_whole(self) -> bool:
+        """S3 knows no half an object."""
+        return True
+
     async def close(self) -> None:
         """Let go of threads and connections."""
         await self._remote.close()

@@ -165,6 +165,30 @@ async def test_a_large_nar_gets_through(store: PrivateStore, line: Line, fault: 
         assert await cache.verify(path) == ()
 
 
+async def test_a_large_nar_whose_narinfo_failed_is_not_sent_again(
+    store: PrivateStore, line: Line
+) -> None:
+    path = large_path(store)
+    line.proxy.judge = refusing_narinfos
+    infos = await infos_of(store, [path])
+    async with opened(line.cache, store) as cache:
+        assert (await cache.push(infos, LocalNars(store.store_dir))).failed.keys() == {path}
+    line.proxy.judge = lambda _request: None
+    line.proxy.seen.clear()
+    async with opened(line.cache, store) as cache:
+        assert (await cache.push(infos, LocalNars(store.store_dir))).sent.keys() == {path}
+        assert await cache.verify(path) == ()
+    sent = {each.path for _, each in line.proxy.seen if each.method in ("PUT", "POST")}
+    again = [each for each in sent if "/nar/" in each]
+    # Not every HTTP server shows only what is whole.
+    assert bool(again) == (line.kind == "http")
+
+
+def refusing_narinfos(request: Request) -> Fault | None:
+    writes = request.method in WRITES and ".narinfo" in request.path
+    return Answer(500) if writes else None
+
+
 async def test_a_read_that_breaks_goes_on_where_it_broke(store: PrivateStore, line: Line) -> None:
     path = large_path(store)
     async with opened(line.around, store) as cache:
