@@ -51,7 +51,9 @@ class Network:
     def __init__(self) -> None:
         if os.geteuid() != 0:
             pytest.fail("this test makes network namespaces, as root only can: run it as root")
-        self._holder = _hold(("unshare", "--net"), f"ip link set lo up; {HOLD}")
+        self._holder = _hold(
+            ("unshare", "--net"), "ip link set lo up; echo up; exec sleep infinity"
+        )
         self.within = ("nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--")
         """What a command begins with that runs in the farm's network."""
 
