@@ -8,11 +8,11 @@ pipe are quiet.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from gc import freeze  # by name: `gc` is a verb's module, too, as soon as it is loaded
 from typing import Any
 
 import click
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
-    gc.freeze()  # Python would look once more through all there is, a tenth of a short run's time
+    freeze()  # Python would look once more through all there is, a tenth of a short run's time
     sys.exit(status)
 
 
