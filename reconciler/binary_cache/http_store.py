@@ -14,7 +14,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import urllib3
@@ -35,6 +35,7 @@ from reconciler.binary_cache.remote import (
     PATIENCE,
     Reader,
     Remote,
+    RemoteStore,
     TransientError,
     UnusableError,
     content_type,
@@ -52,13 +53,13 @@ _THERE_ALREADY = {405, 301}
 """What MKCOL is answered with for a folder that there is."""
 
 
-class HttpStore:
+class HttpStore(RemoteStore):
     """See the module's text, and ObjectStore for the methods."""
 
     def __init__(self, address: HttpAddress, pool: urllib3.PoolManager, remote: Remote) -> None:
+        super().__init__(remote)
         self._address = address
         self._pool = pool
-        self._remote = remote
         self._once = secrets.token_hex(4)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -84,18 +85,11 @@ class HttpStore:
         return cls(address, pool, Remote(uri, traffic))
 
     @property
-    def staging(self) -> Path:
-        """On this machine."""
-        return self._remote.staging
-
-    @property
     def shows_whole(self) -> bool:
         """Not every server: see the module's text."""
         return False
 
-    async def close(self) -> None:
-        """Let go of threads and connections."""
-        await self._remote.close()
+    def _disconnect(self) -> None:
         self._pool.clear()
 
     # --- Reading ---------------------------------------------------------------------------
@@ -131,17 +125,6 @@ class HttpStore:
         except http_listing.NoListingError as error:
             raise UnusableError(f"{place}: no listing is answered to PROPFIND: {error}") from error
         return {f"{folder}{name}": written for name, written in found.items()}
-
-    async def read(self, name: str) -> bytes | None:
-        """Read it in one go."""
-        try:
-            return b"".join([chunk async for chunk in self.stream(name)])
-        except FileNotFoundError:
-            return None
-
-    def stream(self, name: str) -> AsyncIterator[bytes]:
-        """Read it chunk by chunk; a connection that breaks is made anew where it broke."""
-        return self._remote.stream(lambda offset: self._open_at(name, offset))
 
     def _open_at(self, name: str, offset: int) -> Reader:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -185,14 +168,6 @@ class HttpStore:
             )
 
     # --- Writing ---------------------------------------------------------------------------
-
-    async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
-        """Send them."""
-        return await self._remote.put(objects, self._send)
-
-    async def delete(self, names: Collection[str]) -> dict[str, str]:
-        """One by one."""
-        return await self._remote.each(names, self._remove)
 
     async def _remove(self, name: str) -> None:
         await self._remote.run(lambda: self._delete(name))

@@ -12,7 +12,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -211,6 +212,58 @@ class Remote:
                 yield chunk
         finally:
             pieces.close()
+
+
+class RemoteStore(ABC):
+    """What the kinds of ObjectStore on other machines have in common."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    @property
+    def staging(self) -> Path:
+        """On this machine."""
+        return self._remote.staging
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        await self._remote.close()
+        self._disconnect()
+
+    async def read(self, name: str) -> bytes | None:
+        """Read it in one go."""
+        try:
+            return b"".join([chunk async for chunk in self.stream(name)])
+        except FileNotFoundError:
+            return None
+
+    def stream(self, name: str) -> AsyncIterator[bytes]:
+        """Read it chunk by chunk; a connection that breaks is made anew where it broke."""
+        return self._remote.stream(lambda offset: self._open_at(name, offset))
+
+    async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
+        """Send them."""
+        return await self._remote.put(objects, self._send)
+
+    async def delete(self, names: Collection[str]) -> dict[str, str]:
+        """One by one: not every server knows how to delete many at once."""
+        return await self._remote.each(names, self._remove)
+
+    @abstractmethod
+    def _open_at(self, name: str, offset: int) -> Reader:
+        """An object from a byte on; FileNotFoundError where there is none. Blocking."""
+
+    @abstractmethod
+    async def _send(self, name: str, content: bytes | Path) -> None:
+        """Write one object."""
+
+    @abstractmethod
+    async def _remove(self, name: str) -> None:
+        """Delete one object, if it is there."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close the connections."""
 
 
 class _Pieces:

@@ -16,7 +16,7 @@ import itertools
 import threading
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +30,7 @@ from reconciler.binary_cache.remote import (
     THREADS,
     Reader,
     Remote,
+    RemoteStore,
     TransientError,
     UnusableError,
     authorities,
@@ -70,13 +71,13 @@ _sessions = threading.Lock()
 """boto3's sessions may make only one client at a time."""
 
 
-class S3Store:
+class S3Store(RemoteStore):
     """See the module's text, and ObjectStore for the methods."""
 
     def __init__(self, address: S3Address, client: S3Client, remote: Remote) -> None:
+        super().__init__(remote)
         self._address = address
         self._client = client
-        self._remote = remote
         self._parts = asyncio.Semaphore(_PARALLEL_PARTS)
 
     @classmethod
@@ -95,18 +96,11 @@ class S3Store:
         return cls(address, client, Remote(uri, traffic))
 
     @property
-    def staging(self) -> Path:
-        """On this machine."""
-        return self._remote.staging
-
-    @property
     def shows_whole(self) -> bool:
         """S3 knows no half an object."""
         return True
 
-    async def close(self) -> None:
-        """Let go of threads and connections."""
-        await self._remote.close()
+    def _disconnect(self) -> None:
         self._client.close()
 
     # --- Asking ----------------------------------------------------------------------------
@@ -216,17 +210,6 @@ class S3Store:
 
     # --- Reading ---------------------------------------------------------------------------
 
-    async def read(self, name: str) -> bytes | None:
-        """Read it in one go."""
-        try:
-            return b"".join([chunk async for chunk in self.stream(name)])
-        except FileNotFoundError:
-            return None
-
-    def stream(self, name: str) -> AsyncIterator[bytes]:
-        """Read it chunk by chunk; a connection that breaks is made anew where it broke."""
-        return self._remote.stream(lambda offset: self._open_at(name, offset))
-
     def _open_at(self, name: str, offset: int) -> Reader:
         bucket, key = self._address.bucket, self._key(name)
         with self._faults():
@@ -237,10 +220,6 @@ class S3Store:
         return _Body(answer["Body"], self._address)
 
     # --- Writing ---------------------------------------------------------------------------
-
-    async def put(self, objects: Mapping[str, bytes | Path]) -> dict[str, str]:
-        """Send them, large ones in parts."""
-        return await self._remote.put(objects, self._send)
 
     async def _send(self, name: str, content: bytes | Path) -> None:
         if isinstance(content, Path):
@@ -321,10 +300,6 @@ class S3Store:
             # An earlier attempt did it, and its answer was lost.
             if client.head_object(Bucket=bucket, Key=key)["ContentLength"] != size:
                 raise
-
-    async def delete(self, names: Collection[str]) -> dict[str, str]:
-        """One by one: not every server knows how to delete many at once."""
-        return await self._remote.each(names, self._remove)
 
     async def _remove(self, name: str) -> None:
         bucket, key = self._address.bucket, self._key(name)
