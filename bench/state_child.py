@@ -24,10 +24,10 @@ from pathlib import Path
 
 from reconciler import config, reconcile
 from reconciler.database import Database, evaluated, observe, open_writer
-from reconciler.executor import Places
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
 from reconciler.outcomes import Discovered
+from reconciler.places import Places
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm, Progress, calm_collector, open_farm, open_store
 from reconciler.source import LockedSource, LockedTree

@@ -16,6 +16,9 @@ from msgspec import Struct, field
 from reconciler.model import Incremental
 from reconciler.quantities import format_duration
 
+INTERMEDIATES = "intermediates"
+"""The output by which a job takes part."""
+
 Trust = NewType("Trust", str)
 """A domain whose builds are all equally trusted: a repository, or one fork of it."""
 

@@ -23,10 +23,10 @@ from reconciler.build import log as build_log
 from reconciler.config import ConfigError
 from reconciler.database import Database, StateLock, observe, open_writer, recovery
 from reconciler.errors import StateError
-from reconciler.executor import Places
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
 from reconciler.notify import ServiceManager
+from reconciler.places import Places
 from reconciler.reconcile import Tick, reload
 from reconciler.reconcile.activity import activity
 from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -21,6 +22,9 @@ from reconciler.nix import evaluation
 from reconciler.outcomes import Discovered
 from reconciler.source import LockedSource
 from reconciler.store import Store
+
+if TYPE_CHECKING:
+    from reconciler.incremental.offering import Offering
 
 MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
@@ -41,20 +45,32 @@ class Evaluating(Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str]
     scratch: Path
     report: Callable[[Discovered], None]
+    offering: Offering | None = None
+    """What gives jobs a base, for a jobset with incremental builds."""
 
     async def run(self) -> str | None:
-        """Evaluate; what came while a batch was stored is the next batch. Gives the error."""
+        """Evaluate; what came while a batch was stored is the next batch. Gives the error.
+
+        With incremental builds all jobs wait for the second evaluation: what one that takes part
+        is built from may be what another one needs.
+        """
         arrived: asyncio.Queue[Row | None] = asyncio.Queue(MAX_BATCH)
         reader = asyncio.ensure_future(self._read(arrived))
         jobs_seen, whole_failures = 0, []
+        waiting: list[EvaluatedJob] = []
         try:
             while batch := await _batch(arrived):
                 jobs = [row for row in batch if isinstance(row, EvaluatedJob)]
                 failures = [row for row in batch if isinstance(row, EvaluationFailure)]
                 whole_failures += [row.message for row in failures if not row.attr_path]
                 jobs_seen += len(jobs)
+                if self.offering is not None:
+                    waiting += jobs
+                    jobs = []
                 await self._take(jobs, [each for each in failures if each.attr_path])
             await reader
+            if waiting:
+                await self._offer(waiting)
         finally:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError, ReconcilerError):
@@ -69,7 +85,11 @@ class Evaluating(Struct, frozen=True, kw_only=True):
             if self.locked.store_path is not None:
                 await self.store.protect([StorePath(self.locked.store_path)])
             rows = evaluation.evaluate(
-                self.locked, self.jobset, environment=self.environment, work_dir=self.scratch
+                self.locked,
+                self.jobset,
+                environment=self.environment,
+                work_dir=self.scratch,
+                given=None if self.offering is None else self.offering.nothing,
             )
             async with contextlib.aclosing(rows):
                 async for row in rows:
@@ -84,7 +104,16 @@ class Evaluating(Struct, frozen=True, kw_only=True):
             raise
         await arrived.put(None)
 
-    async def _take(self, jobs: list[EvaluatedJob], failures: list[EvaluationFailure]) -> None:
+    async def _offer(self, jobs: Sequence[EvaluatedJob]) -> None:
+        """Take jobs as they are with a base, where one is found."""
+        assert self.offering is not None
+        # What they are without one is built where that fails, and to audit it.
+        await self.store.hold(self.number, {job.drv_path for job in jobs})
+        offered = await self.offering.offer(jobs)
+        batch = await self._take([each.job for each in offered], [])
+        self.offering.record(offered, batch.jobs)
+
+    async def _take(self, jobs: list[EvaluatedJob], failures: list[EvaluationFailure]) -> Ingested:
         """Root and ingest a batch, and tell of it."""
         await self.store.hold(self.number, {job.drv_path for job in jobs})
         batch = await self.ingest.add(
@@ -94,6 +123,7 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         self.report(
             Discovered(jobset=self.jobset.name, evaluation=self.number, batch=batch, away=away)
         )
+        return batch
 
     async def _away(self, jobs: Collection[EvaluatedJob], batch: Ingested) -> tuple[int, ...]:
         """The jobs that exist, but not here."""

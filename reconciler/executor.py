@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from msgspec import Struct
 
 from reconciler import fetching, listing, source
 from reconciler.branches import Head
 from reconciler.build import attempt
 from reconciler.build import log as build_log
 from reconciler.build.pool import Pool
+from reconciler.database import Database
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError, UsageError
 from reconciler.evaluating import Evaluating
@@ -49,6 +46,7 @@ from reconciler.outcomes import (
     Polled,
     Revisited,
 )
+from reconciler.places import Places
 from reconciler.source import LockedSource
 from reconciler.states import InspectionScope
 from reconciler.store import Store
@@ -56,50 +54,16 @@ from reconciler.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from reconciler.binary_cache.traffic import Traffic
+    from reconciler.database.bases import Left
     from reconciler.database.companions import Companion
+    from reconciler.incremental.offering import Offering
+    from reconciler.incremental.overlay import Overlays
 
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
 
 HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
 """Seconds before each try to root something, while the Nix daemon does not answer."""
-
-
-class Places(Struct, frozen=True):
-    """Where the executor works."""
-
-    state_dir: Path
-    environment: Mapping[str, str]
-
-    @property
-    def logs(self) -> Path:
-        """Build logs."""
-        return self.state_dir / "logs"
-
-    @property
-    def roots(self) -> Path:
-        """GC roots."""
-        return self.state_dir / "gcroots"
-
-    @property
-    def host_keys(self) -> Path:
-        """The pinned host keys of builders, as ssh reads them."""
-        return self.state_dir / "ssh"
-
-    @property
-    def mirrors(self) -> Path:
-        """The commits of repositories whose branches are listed, by jobset."""
-        return self.state_dir / "mirrors"
-
-    @property
-    def scratch(self) -> Path:
-        """What evaluations write while they run."""
-        return self.state_dir / "tmp"
-
-    def clear(self) -> None:
-        """Remove what a killed daemon's evaluations left; call it with the state locked."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir(mode=0o700)
 
 
 async def resolve(jobset: Jobset, environment: Mapping[str, str], *, at: str | None) -> Polled:
@@ -121,9 +85,12 @@ class Executor:
         store: Store,
         ingest: Ingest,
         upstreams: Upstreams,
+        database: Database,
         wake: Callable[[], None],
     ) -> None:
         self._places = places
+        self._database = database
+        self._overlays: dict[JobsetName, Overlays] = {}
         self._store = store
         self.ingest = ingest
         self._upstreams = upstreams
@@ -228,6 +195,7 @@ class Executor:
                     environment=self._places.environment,
                     scratch=self._places.scratch,
                     report=self._report,
+                    offering=self._offering(jobset, locked, number),
                 ).run()
         except (NixError, OSError) as problem:
             fault = f"the evaluation was cut off, and is tried again: {problem}"
@@ -236,6 +204,26 @@ class Executor:
         finally:
             self._evaluations.pop(jobset.name, None)
             self._report(Evaluated(jobset=jobset.name, evaluation=number, error=error, fault=fault))
+
+    def _offering(self, jobset: Jobset, locked: LockedSource, number: int) -> Offering | None:
+        if not jobset.incremental.enable:
+            return None
+        # Only a farm with incremental builds waits for it to be loaded.
+        from reconciler.incremental.offering import Offering  # noqa: PLC0415
+        from reconciler.incremental.overlay import Overlays  # noqa: PLC0415
+
+        name = jobset.branch_of or jobset.name
+        folder = self._places.overlays / name
+        return Offering(
+            jobset=jobset,
+            locked=locked,
+            number=number,
+            database=self._database,
+            store=self._store,
+            overlays=self._overlays.setdefault(name, Overlays(folder, self.environment)),
+            environment=self.environment,
+            scratch=self._places.scratch,
+        )
 
     # --- Builds ----------------------------------------------------------------------------
 
@@ -298,6 +286,27 @@ class Executor:
                 message = None
                 break
         self._report(Faulted(kind="builder", name="local", reason="cannot-root", message=message))
+
+    def keep(self, left: Left, *, max_size: int) -> None:
+        """Make a base of what a build left."""
+        self._start(self._keep(left, max_size))
+
+    async def _keep(self, left: Left, max_size: int) -> None:
+        from reconciler import keeping  # noqa: PLC0415 - as for offering
+
+        self._report(await keeping.keep(left, self._store, max_size=max_size))
+
+    def hold_bases(self, paths: Collection[StorePath]) -> None:
+        """Have permanent roots of these bases, and of no others."""
+        self._start(self._hold_bases(paths))
+
+    async def _hold_bases(self, paths: Collection[StorePath]) -> None:
+        message = None
+        try:
+            await self._store.hold_bases(paths)
+        except (NixError, OSError) as error:
+            message = f"cannot root the bases of incremental builds: {error}"
+        self._report(Faulted(kind="builder", name="local", reason="bases-free", message=message))
 
     def fetch(self, wanted: Wanted) -> None:
         """Fetch outputs that only substituters have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
@@ -19,6 +20,10 @@ from reconciler.model import (
 )
 from reconciler.source import LockedSource
 from reconciler.states import InspectionScope
+
+if TYPE_CHECKING:
+    from reconciler.database.bases import Left
+    from reconciler.database.incremental import NewBase
 
 
 class Polled(Struct, frozen=True, kw_only=True):
@@ -75,6 +80,17 @@ class Built(Struct, frozen=True, kw_only=True):
     derivation: int
     builder: BuilderName
     result: AttemptResult
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """What a build left is a base in the store, or can be none."""
+
+    left: Left
+    base: NewBase | None = None
+    refused: str | None = None
+    """Why it can be none."""
+    error: str | None = None
+    """Why it could not be found out: it is tried again."""
 
 
 class Fetched(Struct, frozen=True, kw_only=True):
@@ -201,6 +217,7 @@ Outcome = (
     | Discovered
     | Evaluated
     | Built
+    | Kept
     | Fetched
     | Closed
     | Sending

@@ -18,10 +18,11 @@ from msgspec import Struct
 from reconciler import branches, config, reconcile
 from reconciler.database import Database, observe, open_memory, open_reader
 from reconciler.database import branches as stored
-from reconciler.executor import Places, resolve
+from reconciler.executor import resolve
 from reconciler.listing import list_branches
 from reconciler.model import CacheName, Desired, Jobset, JobsetName
 from reconciler.nix import settings as nix_settings
+from reconciler.places import Places
 from reconciler.plan import ListBranches, Plan, Poll, plan
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store

@@ -22,7 +22,7 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
-    {"collecting", "companions", "evaluating", "fetching", "inspecting", "listing"},
+    {"collecting", "companions", "evaluating", "fetching", "inspecting", "keeping", "listing"},
     {"pushing"},
     {"outcomes", "upstreams"},
     {"incremental"},
@@ -33,7 +33,7 @@ EFFECTS: list[set[str]] = [
     {"mirror"},
     {"source"},
     {"config"},
-    {"notify", "process", "secrets", "watch"},
+    {"notify", "places", "process", "secrets", "watch"},
 ]
 PURE: list[set[str]] = [
     {"explain"},

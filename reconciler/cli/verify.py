@@ -20,9 +20,9 @@ from reconciler.cli.text import BAD, BUSY, GOOD, columns, on_terminal, one_line,
 from reconciler.database import inspected, observe
 from reconciler.database.file import open_writer
 from reconciler.errors import UsageError
-from reconciler.executor import Places
 from reconciler.inspecting import BROKEN, Survey
 from reconciler.model import Cache, CacheName, DrvPath, StorePath
+from reconciler.places import Places
 from reconciler.problems import did_you_mean
 from reconciler.reconcile.farm import open_store
 from reconciler.states import InspectionScope

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from reconciler.bases import Base, Fingerprint, Trust
+from reconciler.bases import INTERMEDIATES, Base, Fingerprint, History, Trust
 from reconciler.database.file import Database, Row
 from reconciler.database.incremental import DESCENDANTS, EvaluationInput, Slot
 from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
@@ -17,6 +17,7 @@ _SELECT = (
     " JOIN incremental_slot s ON s.id = b.slot JOIN fingerprint f ON f.digest = b.fingerprint"
     " JOIN jobset j ON j.id = s.jobset"
 )
+_FAILED = "('failed', 'timed-out', 'log-limit', 'output-limit', 'not-deterministic')"
 _PROJECT = (
     "(SELECT coalesce(o.pattern, o.id) FROM jobset o WHERE o.name = ?) = coalesce(j.pattern, j.id)"
 )
@@ -39,6 +40,31 @@ class StoredBase(Struct, frozen=True, kw_only=True):
     used_at: float | None
     audited_at: float | None
     released_at: float | None
+
+
+class Left(Struct, frozen=True, kw_only=True):
+    """What a good build left, and is to become a base."""
+
+    derivation: int
+    path: DrvPath
+    name: str
+    intermediates: StorePath
+    slot: Slot
+    fingerprint: Fingerprint
+    canonical: DrvPath
+    parent: int | None
+    revision: str | None
+
+
+class Fallen(Struct, frozen=True, kw_only=True):
+    """A build from a base that came to no good, and that a job in force has."""
+
+    jobset: JobsetName
+    job: str
+    derivation: int
+    base: int | None
+    lost: bool
+    """The base could not be had; the build itself was never tried."""
 
 
 class SlotFacts(Struct, frozen=True, kw_only=True):
@@ -119,6 +145,27 @@ def with_path(database: Database, path: StorePath) -> list[StoredBase]:
     return [_stored(row) for row in rows]
 
 
+def history(database: Database, evaluation: int) -> History:
+    """Where the commit of an evaluation stands."""
+    row = database.one("SELECT ancestors, merge_base FROM evaluation WHERE id = ?", (evaluation,))
+    assert row is not None
+    return History(parents=tuple(json.loads(row["ancestors"])), fork_point=row["merge_base"])
+
+
+def built_instead(database: Database, slot: Slot, canonical: DrvPath) -> DrvPath | None:
+    """The newest derivation that was built from a base in place of a canonical one, and well."""
+    row = database.one(
+        "SELECT d.path FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        " JOIN jobset j ON j.id = s.jobset JOIN derivation d ON d.id = c.derivation"
+        " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
+        " WHERE c.canonical = ? AND c.mode = 'incremental' AND base.quarantined_at IS NULL"
+        " AND (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
+        " AND b.state IN ('succeeded', 'substituted') ORDER BY c.at DESC LIMIT 1",
+        (canonical, slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust),
+    )
+    return None if row is None else DrvPath(row[0])
+
+
 def descendants(database: Database, base: int) -> list[int]:
     """A base and all that descend from it."""
     return [
@@ -186,6 +233,104 @@ def _slot(row: Row) -> Slot:
         branch=row["branch"] or None,
         trust=Trust(row["trust"]),
     )
+
+
+# --- What builds left --------------------------------------------------------------------------
+
+_IN_FORCE = (
+    "EXISTS (SELECT 1 FROM job JOIN evaluation e ON e.id = job.evaluation"
+    " WHERE job.derivation = c.derivation AND e.state IN ('running', 'succeeded'))"
+)
+
+
+def left(database: Database) -> list[Left]:
+    """What good builds of jobs in force left that is no base yet, and may be one."""
+    rows = database.query(
+        "SELECT c.*, d.path, d.name, o.path AS intermediates, f.parts, s.job, s.system, s.branch,"
+        " s.trust, j.name AS jobset FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        " JOIN jobset j ON j.id = s.jobset JOIN fingerprint f ON f.digest = c.fingerprint"
+        " JOIN derivation d ON d.id = c.derivation JOIN build b ON b.derivation = c.derivation"
+        " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
+        " WHERE c.refused IS NULL AND o.path IS NOT NULL AND j.removed_at IS NULL"
+        " AND b.state IN ('succeeded', 'substituted') AND NOT EXISTS"
+        " (SELECT 1 FROM base WHERE base.slot = c.slot AND base.built = d.path)"
+        f" AND {_IN_FORCE}",
+        (INTERMEDIATES,),
+    )
+    return [
+        Left(
+            derivation=row["derivation"],
+            path=DrvPath(row["path"]),
+            name=row["name"],
+            intermediates=StorePath(row["intermediates"]),
+            slot=_slot(row),
+            fingerprint=_fingerprint(row),
+            canonical=DrvPath(row["canonical"]),
+            parent=row["base"],
+            revision=row["revision"],
+        )
+        for row in rows
+    ]
+
+
+def taking_part(database: Database, derivations: Iterable[int]) -> frozenset[int]:
+    """Those of the derivations that leave intermediates for later builds."""
+    rows = database.query(
+        "SELECT DISTINCT derivation FROM build_base"
+        " WHERE derivation IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(derivations)),),
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def fallen(database: Database) -> list[Fallen]:
+    """Builds from a base that failed, or whose base could not be had, of jobs in force."""
+    rows = database.query(
+        "SELECT j.name AS jobset, s.job, c.derivation, c.base, EXISTS"
+        " (SELECT 1 FROM input i JOIN output o ON o.derivation = i.input"
+        "  JOIN build ib ON ib.derivation = i.input WHERE i.derivation = c.derivation"
+        # Nix fails to fetch it, which for any other would be tried again and again.
+        f"  AND o.path = base.path AND (ib.state IN {_FAILED} OR ib.failures > 0)) AS lost,"
+        f" b.state IN {_FAILED} AS own"
+        " FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
+        " LEFT JOIN base ON base.id = c.base"
+        f" WHERE c.mode = 'incremental' AND (lost OR own) AND j.removed_at IS NULL AND {_IN_FORCE}"
+    )
+    return [
+        Fallen(
+            jobset=JobsetName(row["jobset"]),
+            job=row["job"],
+            derivation=row["derivation"],
+            base=row["base"],
+            lost=bool(row["lost"]),
+        )
+        for row in rows
+    ]
+
+
+def failed_instead(database: Database, slot: Slot, canonical: DrvPath) -> bool:
+    """Whether a derivation with a base, in place of a canonical one, was tried and failed."""
+    row = database.one(
+        "SELECT 1 FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
+        " WHERE c.canonical = ? AND c.mode = 'incremental'"
+        " AND (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
+        f" AND b.state IN {_FAILED} LIMIT 1",
+        (canonical, slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust),
+    )
+    return row is not None
+
+
+def suspects(database: Database, canonical: DrvPath) -> list[int]:
+    """The bases from which a build failed that was good without."""
+    rows = database.query(
+        "SELECT DISTINCT c.base FROM build_base c JOIN build b ON b.derivation = c.derivation"
+        " JOIN base ON base.id = c.base WHERE c.canonical = ? AND c.mode = 'incremental'"
+        f" AND b.state IN {_FAILED} AND base.quarantined_at IS NULL",
+        (canonical,),
+    )
+    return [row[0] for row in rows]
 
 
 # --- Retention ---------------------------------------------------------------------------------

@@ -250,6 +250,15 @@ def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> 
         )
 
 
+def refuse(database: Database, slot: Slot, derivation: int, *, reason: str) -> None:
+    """Record why what a build left can be no base."""
+    with database.transaction():
+        database.execute(
+            "UPDATE build_base SET refused = ? WHERE derivation = ? AND slot = ?",
+            (reason, derivation, slot_id(database, slot)),
+        )
+
+
 # --- Audits ------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,18 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
-from reconciler.bases import Base, Choice, Fingerprint, History, Trust, Wanted, choose
+from reconciler.bases import (
+    INTERMEDIATES,
+    Base,
+    Choice,
+    Fingerprint,
+    History,
+    Trust,
+    Wanted,
+    choose,
+)
 from reconciler.incremental.fingerprint import fingerprint
 from reconciler.incremental.inputs import JobBase, expression, reaches
-from reconciler.incremental.intermediates import OUTPUT
 from reconciler.model import Derivation, DrvPath, EvaluatedJob, Jobset, StorePath
 from reconciler.nix import basic_derivation
 from reconciler.nix import derivation as derivation_file
@@ -35,7 +43,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 def takes_part(job: EvaluatedJob) -> bool:
     """Whether a job leaves intermediates."""
-    return OUTPUT in job.outputs
+    return INTERMEDIATES in job.outputs
 
 
 def trust_of(jobset: Jobset) -> Trust:

@@ -22,9 +22,6 @@ from reconciler.nix.store_path import by_content, digest_of, sri
 from reconciler.quantities import format_size
 from reconciler.store import Store
 
-OUTPUT = "intermediates"
-"""The output that takes part."""
-
 
 class Kept(Struct, frozen=True, kw_only=True):
     """A base in the store; protected until the store's `release_protected`."""

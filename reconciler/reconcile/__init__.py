@@ -15,7 +15,7 @@ from reconciler.database import collected, companions, declared, inspected, obse
 from reconciler.errors import NixError
 from reconciler.model import CacheName, EvaluationState, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan, plan
-from reconciler.reconcile import act, collect, requests
+from reconciler.reconcile import act, collect, incremental, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.store import Whereabouts
 from reconciler.upkeep import ObservedCache
@@ -113,6 +113,7 @@ def tick(farm: Farm, *, now: float) -> Tick:
     record_ends(farm, now=now)
     for request in observe.open_requests(farm.database):
         requests.answer(farm, request, now=now)
+    incremental.look(farm, now=now)
     observed = look(farm, now=now)
     decided = plan(farm.desired, observed, now=now)
     if decided.actions:

@@ -7,8 +7,10 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from reconciler import plan, upkeep
+from reconciler.bases import INTERMEDIATES
 from reconciler.build.attempt import Order
 from reconciler.database import (
+    bases,
     built,
     collected,
     companions,
@@ -180,9 +182,18 @@ def _queue_pushes(farm: Farm, action: plan.QueuePushes) -> None:
     farm.unqueued.get(action.cache, set()).difference_update(action.derivations)
     farm.closing.setdefault(action.cache, set()).update(action.derivations)
     outputs = observe.outputs(farm.database, action.derivations)
+    part = bases.taking_part(farm.database, action.derivations)
     farm.executor.close_over(
         cache,
-        {each: list(outputs.get(each, {}).values()) for each in action.derivations},
+        {
+            each: [
+                path
+                for name, path in outputs.get(each, {}).items()
+                # They are there as bases.
+                if name != INTERMEDIATES or each not in part
+            ]
+            for each in action.derivations
+        },
     )
 
 

@@ -20,7 +20,7 @@ from reconciler.database import (
     pushed,
 )
 from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
-from reconciler.reconcile import expiry, listed
+from reconciler.reconcile import expiry, incremental, listed
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import LiveBuild, package_name
@@ -48,6 +48,8 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _evaluated(farm, outcome, now=now)
         case out.Built():
             _built(farm, outcome, now=now)
+        case out.Kept():
+            incremental.kept(farm, outcome, now=now)
         case out.Fetched():
             _fetched(farm, outcome, now=now)
         case out.Faulted():
@@ -130,6 +132,7 @@ def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
     if outcome.error is None:
         expiry.expire(farm, outcome.jobset, now=now)
         farm.look_for_intermediates(outcome.jobset)
+        incremental.evaluated(farm, outcome.jobset, now=now)
 
 
 def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:

@@ -26,7 +26,7 @@ from reconciler.database import (
     troubles,
 )
 from reconciler.database import branches as stored
-from reconciler.executor import Executor, Places
+from reconciler.executor import Executor
 from reconciler.ingest import Ingest
 from reconciler.model import (
     AttemptResult,
@@ -41,6 +41,7 @@ from reconciler.model import (
     PushScope,
 )
 from reconciler.nix.endpoint import local_endpoint
+from reconciler.places import Places
 from reconciler.plan import RunningBuild
 from reconciler.quarantine import Trouble
 from reconciler.scheduler import Slots
@@ -126,6 +127,10 @@ class Farm(Struct):
     away: dict[int, Away] = field(default_factory=dict)
     """Jobs' derivations whose outputs exist, but only in substituters."""
     fetching: bool = False
+    keeping: set[int] = field(default_factory=set)
+    """Builds of which a base is being made, or could not be."""
+    fallen: set[int] = field(default_factory=set)
+    """Builds from bases for whose failure something was done."""
     cancelled: set[int] = field(default_factory=set)
     """Running builds that a person asked to stop."""
     sweep_due: bool = False
@@ -454,6 +459,7 @@ def open_farm(
         store=store,
         ingest=Ingest(database, store),
         upstreams=Upstreams(database),
+        database=database,
         wake=wake,
     )
     return Farm(

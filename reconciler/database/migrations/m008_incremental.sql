@@ -70,6 +70,7 @@ CREATE TABLE evaluation_base (
 CREATE INDEX evaluation_base_base ON evaluation_base(base);
 
 -- What the build of a job started from, and why. `base` NULL and `mode` incremental: it is forgotten.
+-- `refused` tells why what it left can be no base.
 CREATE TABLE build_base (
     derivation INTEGER NOT NULL REFERENCES derivation(id) ON DELETE CASCADE,
     slot INTEGER NOT NULL REFERENCES incremental_slot(id) ON DELETE CASCADE,
@@ -80,6 +81,7 @@ CREATE TABLE build_base (
     reason TEXT NOT NULL,
     revision TEXT,
     at REAL NOT NULL,
+    refused TEXT,
     PRIMARY KEY (derivation, slot),
     CHECK (mode = 'incremental' OR base IS NULL)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,298 @@
+"""The second evaluation: what is to be built starts from what earlier builds left.
+
+Takes the jobs of an evaluation that was done without any base, and gives those that are to be built
+in their place. A job never fails because of its base: what cannot be had, or does not evaluate, is
+built in full, with the reason. Decides nothing about when to evaluate or to build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from reconciler.bases import Choice, Fingerprint
+from reconciler.database import Database, bases, incremental
+from reconciler.database.bases import StoredBase
+from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
+from reconciler.database.ingest import known_builds
+from reconciler.errors import NixError, SourceError
+from reconciler.incremental import decisions
+from reconciler.incremental.decisions import Decision
+from reconciler.incremental.fingerprint import fingerprint
+from reconciler.incremental.inputs import JobBase, publish
+from reconciler.incremental.overlay import Overlays, origin
+from reconciler.model import (
+    DrvPath,
+    EvaluatedJob,
+    EvaluationFailure,
+    Jobset,
+    Protocol,
+    StorePath,
+)
+from reconciler.nix import basic_derivation, evaluation
+from reconciler.nix import derivation as derivation_file
+from reconciler.nix.expression import Given
+from reconciler.source import LockedSource, LockedTree
+from reconciler.store import Store
+
+
+class Offered(Struct, frozen=True, kw_only=True):
+    """A job as it is to be built."""
+
+    job: EvaluatedJob
+    canonical: DrvPath
+    """Its derivation without any base."""
+    fingerprint: Fingerprint | None = None
+    """None: there is nothing to be recorded of it."""
+    base: int | None = None
+    """What it, or what it needs, starts from."""
+    reason: str = ""
+
+
+class Offering(Struct, frozen=True, kw_only=True):
+    """An evaluation of a jobset with incremental builds, and what is worked with."""
+
+    jobset: Jobset
+    locked: LockedSource
+    number: int
+    database: Database
+    store: Store
+    overlays: Overlays
+    environment: Mapping[str, str]
+    scratch: Path
+
+    @property
+    def nothing(self) -> Given:
+        """What the first evaluation is given: that there are no bases."""
+        return Given(protocols=self.jobset.incremental.protocols, bases=None)
+
+    async def offer(self, jobs: Sequence[EvaluatedJob]) -> list[Offered]:
+        """What is to be built in place of the jobs of the canonical evaluation. NixError."""
+        settled = await self._settled(jobs)
+        new = [job for job in jobs if job.drv_path not in settled]
+        part = [job for job in new if decisions.takes_part(job)]
+        decided = [self._without_failed(each) for each in await self._decide(part)]
+        others = [job for job in new if not decisions.takes_part(job)]
+        return [*settled.values(), *await self._once_more(decided, others)]
+
+    def record(self, offered: Iterable[Offered], ids: Mapping[DrvPath, int]) -> None:
+        """Write down what builds start from, when their derivations are in the database."""
+        now = time.time()
+        for each in offered:
+            if each.fingerprint is not None:
+                choice = BuildBase(
+                    derivation=ids[each.job.drv_path],
+                    canonical=each.canonical,
+                    fingerprint=each.fingerprint,
+                    base=each.base,
+                    reason=each.reason,
+                    revision=self.locked.revision,
+                )
+                incremental.choose(self.database, self._slot(each.job), choice, now=now)
+
+    def _slot(self, job: EvaluatedJob) -> Slot:
+        return slot_of(self.jobset, job)
+
+    # --- What needs no base --------------------------------------------------------------------
+
+    async def _settled(self, jobs: Sequence[EvaluatedJob]) -> dict[DrvPath, Offered]:
+        """Those that exist, that somebody builds or built, or whose twin with a base was built."""
+        outputs = {job.drv_path: _paths(job) for job in jobs}
+        asked = {path for each in outputs.values() for path in each}
+        there = await self.store.available(asked) if asked else frozenset[StorePath]()
+        known = known_builds(self.database, outputs)
+        found = {}
+        for job in jobs:
+            paths = outputs[job.drv_path]
+            if job.drv_path in known or (paths and there.issuperset(paths)):
+                found[job.drv_path] = Offered(job=job, canonical=job.drv_path)
+            elif (twin := await self._twin(job)) is not None:
+                found[job.drv_path] = Offered(job=twin, canonical=job.drv_path)
+        return found
+
+    async def _twin(self, job: EvaluatedJob) -> EvaluatedJob | None:
+        """The same job as it was built from a base before, where that still exists."""
+        drv = bases.built_instead(self.database, self._slot(job), job.drv_path)
+        if drv is None:
+            return None
+        with contextlib.suppress(NixError):  # its file was collected
+            made = _in_place(job, drv)
+            if (await self.store.available(_paths(made))).issuperset(_paths(made)):
+                return made
+        return None
+
+    # --- What starts from what -----------------------------------------------------------------
+
+    async def _decide(self, jobs: Sequence[EvaluatedJob]) -> list[Decision]:
+        if not jobs:
+            return []
+        candidates = bases.candidates(self.database, self.jobset.name)
+        paths = {
+            each.base.id: each.path
+            for each in bases.stored(self.database, [base.id for base in candidates])
+        }
+        there = await self.store.available(set(paths.values())) if paths else frozenset()
+        return decisions.decide(
+            self.jobset,
+            jobs,
+            [each for each in candidates if paths.get(each.id) in there],
+            bases.history(self.database, self.number),
+            now=time.time(),
+        )
+
+    def _without_failed(self, decision: Decision) -> Decision:
+        """A job that failed from a base starts from none."""
+        slot = self._slot(decision.job)
+        if bases.failed_instead(self.database, slot, decision.job.drv_path):
+            reason = "built in full: its build from a base failed"
+            return replace(decision, choice=Choice(base=None, reason=reason))
+        return decision
+
+    def _chosen(self, decided: Iterable[Decision]) -> dict[int, StoredBase]:
+        wanted = {each.choice.base.id for each in decided if each.choice.base is not None}
+        return {each.base.id: each for each in bases.stored(self.database, wanted)}
+
+    async def _once_more(
+        self, decided: Sequence[Decision], others: Sequence[EvaluatedJob]
+    ) -> list[Offered]:
+        """Evaluate with bases; each job as it came of that, or in full."""
+        stored = self._chosen(decided)
+        given = {
+            number: JobBase(job="", name=each.name, nar_hash=each.nar_hash)
+            for number, each in stored.items()
+        }
+        full = [_as_is(job) for job in others]
+        text = decisions.text(decided, given)
+        if text is None:
+            return [*full, *map(_full, decided)]
+        try:
+            source, inputs, tree = await self._locked(text)
+        except SourceError as error:
+            return [*full, *(_full(each, str(error)) for each in decided)]
+        incremental.give(self.database, self.number, inputs, stored.keys(), now=time.time())
+        jobs, failed = await self._evaluate(source, tree)
+        took = decisions.took(
+            [job.drv_path for job in jobs.values()], [each.path for each in stored.values()]
+        )
+        numbers = {each.path: number for number, each in stored.items()}
+        result = []
+        for job in others:
+            made = jobs.get(job.attr)
+            uses = [numbers[path] for path in took[made.drv_path]] if made is not None else []
+            result.append(_needing(job, made, uses) if made is not None and uses else _as_is(job))
+        for each in decided:
+            made = jobs.get(each.job.attr)
+            if each.choice.base is None:
+                result.append(_full(each))
+            elif made is None:
+                why = failed.get(each.job.attr, failed.get("", "it is no job then"))
+                result.append(_full(each, f"with a base it does not evaluate: {why}"))
+            elif not took[made.drv_path]:
+                result.append(_full(each, "its expression does not use the base it is given"))
+            else:
+                result.append(_from_base(each, made))
+        return result
+
+    async def _locked(self, text: str) -> tuple[LockedSource, list[EvaluationInput], LockedTree]:
+        """What is evaluated with bases, and what is given to that. SourceError, NixError."""
+        protocols = self.jobset.incremental.protocols
+        source, references = self.locked, dict[Protocol, str]()
+        if Protocol.CACHE_NIX in protocols:
+            commit = await self.overlays.add(origin(self.locked), text)
+            source = self.overlays.locked(self.locked, commit)
+            references[Protocol.CACHE_NIX] = commit
+        tree = await publish(self.store, text, scratch=self.scratch)
+        await self.store.hold(self.number, [StorePath(tree.store_path)])
+        inputs = [
+            EvaluationInput(
+                protocol=each,
+                reference=references.get(each, f"path:{tree.store_path}?narHash={tree.nar_hash}"),
+                text=text,
+                revision=self.locked.revision,
+            )
+            for each in protocols
+        ]
+        return source, inputs, tree
+
+    async def _evaluate(
+        self, source: LockedSource, tree: LockedTree
+    ) -> tuple[dict[str, EvaluatedJob], dict[str, str]]:
+        """Jobs, and why there are none, by attribute path."""
+        jobs: dict[str, EvaluatedJob] = {}
+        failed: dict[str, str] = {}
+        rows = evaluation.evaluate(
+            source,
+            self.jobset,
+            environment=self.environment,
+            work_dir=self.scratch,
+            given=Given(protocols=self.jobset.incremental.protocols, bases=tree),
+        )
+        async with contextlib.aclosing(rows):
+            async for row in rows:
+                if isinstance(row, EvaluationFailure):
+                    failed[row.attr] = row.message
+                else:
+                    await self.store.protect([StorePath(row.drv_path)])
+                    jobs[row.attr] = row
+        return jobs, failed
+
+
+def slot_of(jobset: Jobset, job: EvaluatedJob) -> Slot:
+    """Where a job's bases belong."""
+    return Slot(
+        jobset=jobset.name,
+        job=job.attr,
+        system=job.system,
+        branch=jobset.branch,
+        trust=decisions.trust_of(jobset),
+    )
+
+
+def _as_is(job: EvaluatedJob) -> Offered:
+    return Offered(job=job, canonical=job.drv_path)
+
+
+def _full(decision: Decision, problem: str | None = None) -> Offered:
+    """Without a base: as was decided, or because of a problem with the one that was chosen."""
+    return Offered(
+        job=decision.job,
+        canonical=decision.job.drv_path,
+        fingerprint=decision.fingerprint,
+        reason=decision.choice.reason if problem is None else f"built in full: {problem}",
+    )
+
+
+def _from_base(decision: Decision, made: EvaluatedJob) -> Offered:
+    assert decision.choice.base is not None
+    return Offered(
+        job=replace(decision.job, drv_path=made.drv_path, outputs=made.outputs),
+        canonical=decision.job.drv_path,
+        fingerprint=decision.fingerprint,
+        base=decision.choice.base.id,
+        reason=decision.choice.reason,
+    )
+
+
+def _needing(job: EvaluatedJob, made: EvaluatedJob, uses: Sequence[int]) -> Offered:
+    """One that takes no part, but needs what does. It is found again where that is one job."""
+    return Offered(
+        job=replace(job, drv_path=made.drv_path, outputs=made.outputs),
+        canonical=job.drv_path,
+        fingerprint=fingerprint(basic_derivation.read(job.drv_path)) if len(uses) == 1 else None,
+        base=uses[0],
+        reason="needs what starts from a base",
+    )
+
+
+def _paths(job: EvaluatedJob) -> frozenset[StorePath]:
+    return frozenset(path for path in job.outputs.values() if path is not None)
+
+
+def _in_place(job: EvaluatedJob, drv: DrvPath) -> EvaluatedJob:
+    """The same job with another derivation. NixError where that cannot be read."""
+    return replace(job, drv_path=drv, outputs=derivation_file.read(drv).outputs)

@@ -1,0 +1,60 @@
+"""What builds left becomes bases in the store, for later builds to start from.
+
+Yields outcomes; when that is tried, and which bases are kept for how long, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reconciler.database.bases import Left
+from reconciler.database.incremental import NewBase
+from reconciler.errors import NixError
+from reconciler.incremental.intermediates import Refused, add_base
+from reconciler.model import StorePath
+from reconciler.outcomes import Kept
+from reconciler.store import Store
+
+_RECORD = "incremental"
+"""A file that the library writes into intermediates (docs/incremental.md)."""
+_UNUSABLE = "unusable "
+_LONGEST = 190
+"""Characters of a derivation's name: Nix allows 211 for that of a path."""
+
+
+async def keep(left: Left, store: Store, *, max_size: int) -> Kept:
+    """Add what a build left to the store by its content."""
+    try:
+        unusable = _confessed(left.intermediates)
+        if unusable is not None:
+            return Kept(left=left, refused=unusable)
+        name = f"{left.name[:_LONGEST]}-intermediates"
+        kept = await add_base(store, left.intermediates, name=name, max_size=max_size)
+    except (NixError, OSError) as error:
+        return Kept(left=left, error=str(error))
+    if isinstance(kept, Refused):
+        return Kept(left=left, refused=kept.reason)
+    base = NewBase(
+        name=kept.name,
+        path=kept.path,
+        nar_hash=kept.nar_hash,
+        size=kept.size,
+        fingerprint=left.fingerprint,
+        canonical=left.canonical,
+        built=left.path,
+        revision=left.revision,
+        parent=left.parent,
+    )
+    return Kept(left=left, base=base)
+
+
+def _confessed(intermediates: StorePath) -> str | None:
+    """Why they are of no use, if the library that saved them says so."""
+    record = Path(intermediates, _RECORD)
+    if record.is_symlink() or not record.is_file():
+        return None
+    with record.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith(_UNUSABLE):
+                return line.removeprefix(_UNUSABLE).strip()
+    return None

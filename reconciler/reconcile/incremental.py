@@ -1,0 +1,106 @@
+"""What incremental builds leave, and what is to be done where one came to no good.
+
+What a good build left becomes a base, and older ones are let go. A job whose build from a base
+failed is evaluated again, in which it starts from none: it is not the job's fault until that fails.
+"""
+
+from __future__ import annotations
+
+from reconciler.database import bases, incremental, pushed
+from reconciler.database.bases import Fallen
+from reconciler.model import JobsetName
+from reconciler.outcomes import Kept
+from reconciler.reconcile.farm import Farm
+
+NOT_KEPT = "base-not-kept"
+
+
+def used(farm: Farm) -> bool:
+    """Whether any jobset has incremental builds."""
+    return any(each.incremental.enable for each in farm.desired.jobsets.values())
+
+
+def look(farm: Farm, *, now: float) -> None:
+    """See to what builds left, and to those that came to no good."""
+    if not used(farm):
+        return
+    for each in bases.left(farm.database):
+        jobset = farm.desired.jobsets.get(each.slot.jobset)
+        if jobset is not None and jobset.incremental.enable and each.derivation not in farm.keeping:
+            farm.keeping.add(each.derivation)
+            farm.executor.keep(each, max_size=jobset.incremental.max_size)
+    for fallen in bases.fallen(farm.database):
+        if fallen.derivation not in farm.fallen:
+            farm.fallen.add(fallen.derivation)
+            _evaluate_again(farm, fallen, now=now)
+
+
+def _evaluate_again(farm: Farm, fallen: Fallen, *, now: float) -> None:
+    jobset = farm.desired.jobsets.get(fallen.jobset)
+    if jobset is None:
+        return
+    if fallen.lost:
+        cause = f"the base of {fallen.job} could not be had"
+        if fallen.base is not None:
+            incremental.release(farm.database, [fallen.base], cause=cause, now=now)
+    elif jobset.incremental.retry_clean:
+        cause = f"{fallen.job} failed from a base: it is tried without"
+    else:
+        return
+    farm.trigger(fallen.jobset, cause=cause, force=True)
+
+
+def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
+    """Record what became of intermediates."""
+    left = outcome.left
+    jobset = left.slot.jobset
+    farm.fault("jobset", jobset, NOT_KEPT, outcome.error)
+    if outcome.error is not None:
+        return  # it is tried again after the next evaluation
+    farm.keeping.discard(left.derivation)
+    if outcome.refused is not None:
+        incremental.refuse(farm.database, left.slot, left.derivation, reason=outcome.refused)
+    if outcome.base is None:
+        return
+    incremental.add_base(farm.database, left.slot, outcome.base, now=now)
+    for cache in farm.caches_of([jobset]):
+        pushed.queue_pushes(
+            farm.database,
+            cache.name,
+            roots=(),
+            paths=[outcome.base.path],
+            now=now,
+            sizes={outcome.base.path: outcome.base.size},
+        )
+    if left.path == left.canonical:
+        for suspect in bases.suspects(farm.database, left.canonical):
+            reason = f"{left.slot.job} failed from it, and was built without"
+            incremental.quarantine(farm.database, suspect, reason=reason, now=now)
+    retain(farm, now=now)
+
+
+def retain(farm: Farm, *, now: float) -> None:
+    """Let go of what is not to be kept, and root the rest."""
+    gone: dict[int, str] = dict.fromkeys(
+        bases.ownerless(farm.database), "its jobset is declared no longer"
+    )
+    for jobset in farm.desired.jobsets.values():
+        if jobset.incremental.enable:
+            found = bases.superfluous(farm.database, jobset.name, jobset.incremental)
+            gone |= dict.fromkeys(found, "newer ones are kept")
+    for cause in {*gone.values()}:
+        released = [each for each, why in gone.items() if why == cause]
+        incremental.release(farm.database, released, cause=cause, now=now)
+    farm.executor.hold_bases(bases.held_paths(farm.database))
+
+
+def evaluated(farm: Farm, jobset: JobsetName, *, now: float) -> None:
+    """What could not be kept is tried again once its jobset is evaluated."""
+    declared = farm.desired.jobsets.get(jobset)
+    if declared is not None and declared.incremental.enable:
+        farm.keeping = {
+            each.derivation
+            for each in bases.left(farm.database)
+            if each.derivation in farm.keeping and each.slot.jobset != jobset
+        }
+        retain(farm, now=now)
