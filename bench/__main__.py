@@ -11,6 +11,7 @@ what the targets are about. The stores are kept between runs, below the folder f
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import reconciler
 from bench import builds, caches, scheduling, state
 from bench.lab import FULL, QUICK, Lab
 from bench.measure import FailedError, Row, table
@@ -80,6 +82,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the results are written")
     options = parser.parse_args()
     only = {int(each) for each in options.only.split(",")} if options.only else None
+    compileall.compile_dir(Path(reconciler.__file__).parent, quiet=1)  # as installing it does
     kind = "quick" if options.quick else "full"
     lab = _lab(quick=options.quick)
     print(f"{kind} run: medians of {lab.sizes.rounds} interleaved rounds", flush=True)

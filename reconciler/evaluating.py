@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
 
+MAX_PAUSE = 0.25
+"""Seconds for which jobs wait for others to be ingested with."""
+
 Row = EvaluatedJob | EvaluationFailure
 
 
@@ -58,8 +61,11 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         reader = asyncio.ensure_future(self._read(arrived))
         jobs_seen, whole_failures = 0, []
         waiting: list[EvaluatedJob] = []
+        took = 0.0
         try:
-            while batch := await _batch(arrived):
+            # Between two batches others have three times as long as one takes, and the next grows.
+            while batch := await _batch(arrived, pause=3 * took):
+                began = time.monotonic()
                 jobs = [row for row in batch if isinstance(row, EvaluatedJob)]
                 failures = [row for row in batch if isinstance(row, EvaluationFailure)]
                 whole_failures += [row.message for row in failures if not row.attr_path]
@@ -68,6 +74,7 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                     waiting += jobs
                     jobs = []
                 await self._take(jobs, [each for each in failures if each.attr_path])
+                took = min(time.monotonic() - began, MAX_PAUSE / 3)
             await reader
             if waiting:
                 await self._offer(waiting)
@@ -138,10 +145,12 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
 
 
-async def _batch(arrived: asyncio.Queue[Row | None]) -> list[Row]:
-    """All that has arrived; empty at the end."""
+async def _batch(arrived: asyncio.Queue[Row | None], *, pause: float) -> list[Row]:
+    """All that has arrived after a pause (seconds) from the first; empty at the end."""
     rows: list[Row] = []
     row = await arrived.get()
+    if row is not None:
+        await asyncio.sleep(pause)
     while row is not None:
         rows.append(row)
         if arrived.empty():

@@ -102,6 +102,7 @@ class Executor:
         self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
         self._pool = Pool(store.endpoint, places.host_keys, places.environment)
+        self._faults: set[str] = set()
         self._crash: BaseException | None = None
 
     @property
@@ -285,7 +286,17 @@ class Executor:
             else:
                 message = None
                 break
-        self._report(Faulted(kind="builder", name="local", reason="cannot-root", message=message))
+        self._fault("cannot-root", message)
+
+    def _fault(self, reason: str, message: str | None) -> None:
+        """Say that something is wrong with the local store, or is right again: nothing wakes for
+        what is as it was.
+        """
+        if message is not None or reason in self._faults:
+            self._faults.add(reason)
+            self._report(Faulted(kind="builder", name="local", reason=reason, message=message))
+        if message is None:
+            self._faults.discard(reason)
 
     def keep(self, left: Left, *, max_size: int) -> None:
         """Make a base of what a build left."""
@@ -306,7 +317,7 @@ class Executor:
             await self._store.hold_bases(paths)
         except (NixError, OSError) as error:
             message = f"cannot root the bases of incremental builds: {error}"
-        self._report(Faulted(kind="builder", name="local", reason="bases-free", message=message))
+        self._fault("bases-free", message)
 
     def fetch(self, wanted: Wanted) -> None:
         """Fetch outputs that only substituters have."""

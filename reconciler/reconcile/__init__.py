@@ -311,6 +311,8 @@ def _further(
 
 
 def _report(farm: Farm, decided: Plan, *, now: float) -> None:
+    if decided.conditions == farm.reported:
+        return
     for kind in ("document", "jobset", "builder", "cache"):
         wanted = {
             (name, reason): message
@@ -318,3 +320,4 @@ def _report(farm: Farm, decided: Plan, *, now: float) -> None:
             if of == kind
         }
         declared.set_conditions(farm.database, kind, wanted, now=now)
+    farm.reported = decided.conditions

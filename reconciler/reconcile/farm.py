@@ -138,6 +138,8 @@ class Farm(Struct):
     troubles: dict[BuilderName, Trouble] = field(default_factory=dict)
     """Of builders that failed since they last built something."""
     faults: dict[FaultKey, str] = field(default_factory=dict)
+    reported: Mapping[FaultKey, str] | None = None
+    """The conditions that the database has; None: those of another process."""
 
     def progress_of(self, jobset: JobsetName) -> Progress:
         """What is known of a jobset; made when it is first asked for."""
