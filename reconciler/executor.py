@@ -138,7 +138,8 @@ class Executor:
             # Every expected end is an outcome: what arrives here is a mistake of ours, and must
             # not leave something waiting for ever.
             self._crash = error
-        self._wake()
+        if self._crash is not None or not self._tasks:
+            self._wake()  # what was reported has, and while others go on, nothing else counts
 
     def raise_crash(self) -> None:
         """Raise what a task died of, if one did."""

@@ -355,7 +355,8 @@ def _migrate(database: Database, *, now: float) -> None:
         backup = database.path.with_name(f"{database.path.name}.before-{pending[0]}")
         if not backup.exists():
             database.connection.execute("VACUUM INTO ?", (str(backup),))
-    migrations.apply(sqlite_utils.Database(database.connection))
+    # Its plugins are for its command line, and are looked for among all that is installed.
+    migrations.apply(sqlite_utils.Database(database.connection, execute_plugins=False))
     with database.transaction():
         for name in pending:
             database.execute(
