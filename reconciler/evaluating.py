@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 MAX_BATCH = 10_000
 """Jobs that are ingested in one go."""
 
-MAX_PAUSE = 0.25
-"""Seconds for which jobs wait for others to be ingested with."""
+MIN_PAUSE, MAX_PAUSE = 0.05, 0.25
+"""Seconds for which jobs wait for others to be ingested with: the first slots would go to those
+that come first, which may be what matters least.
+"""
 
 Row = EvaluatedJob | EvaluationFailure
 
@@ -61,10 +63,9 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         reader = asyncio.ensure_future(self._read(arrived))
         jobs_seen, whole_failures = 0, []
         waiting: list[EvaluatedJob] = []
-        took = 0.0
+        pause = MIN_PAUSE
         try:
-            # Between two batches others have three times as long as one takes, and the next grows.
-            while batch := await _batch(arrived, pause=3 * took):
+            while batch := await _batch(arrived, reader, pause=pause):
                 began = time.monotonic()
                 jobs = [row for row in batch if isinstance(row, EvaluatedJob)]
                 failures = [row for row in batch if isinstance(row, EvaluationFailure)]
@@ -74,7 +75,8 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                     waiting += jobs
                     jobs = []
                 await self._take(jobs, [each for each in failures if each.attr_path])
-                took = min(time.monotonic() - began, MAX_PAUSE / 3)
+                # Others have three times as long as a batch takes, and the next one grows.
+                pause = min(max(3 * (time.monotonic() - began), MIN_PAUSE), MAX_PAUSE)
             await reader
             if waiting:
                 await self._offer(waiting)
@@ -145,12 +147,16 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
 
 
-async def _batch(arrived: asyncio.Queue[Row | None], *, pause: float) -> list[Row]:
-    """All that has arrived after a pause (seconds) from the first; empty at the end."""
+async def _batch(
+    arrived: asyncio.Queue[Row | None], reader: asyncio.Future[None], *, pause: float
+) -> list[Row]:
+    """All that has arrived after a pause (seconds) from the first row, or by the end of reading;
+    empty when nothing comes any more.
+    """
     rows: list[Row] = []
     row = await arrived.get()
     if row is not None:
-        await asyncio.sleep(pause)
+        await asyncio.wait((reader,), timeout=pause)
     while row is not None:
         rows.append(row)
         if arrived.empty():
