@@ -226,6 +226,14 @@ def give(
         )
 
 
+def overlay_commits(database: Database) -> frozenset[str]:
+    """The commits of ours that evaluations which are remembered were made of."""
+    rows = database.query(
+        "SELECT reference FROM evaluation_input WHERE protocol = ?", (Protocol.CACHE_NIX,)
+    )
+    return frozenset(row[0] for row in rows)
+
+
 def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> None:
     """Record what the build of a job starts from; the newest choice for a derivation counts."""
     with database.transaction():

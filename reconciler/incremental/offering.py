@@ -175,6 +175,7 @@ class Offering(Struct, frozen=True, kw_only=True):
         except SourceError as error:
             return [*full, *(_full(each, str(error)) for each in decided)]
         incremental.give(self.database, self.number, inputs, stored.keys(), now=time.time())
+        await self.overlays.keep_only(incremental.overlay_commits(self.database))
         jobs, failed = await self._evaluate(source, tree)
         took = decisions.took(
             [job.drv_path for job in jobs.values()], [each.path for each in stored.values()]
@@ -201,13 +202,14 @@ class Offering(Struct, frozen=True, kw_only=True):
     async def _locked(self, text: str) -> tuple[LockedSource, list[EvaluationInput], LockedTree]:
         """What is evaluated with bases, and what is given to that. SourceError, NixError."""
         protocols = self.jobset.incremental.protocols
+        tree = await publish(self.store, text, scratch=self.scratch)
+        await self.store.hold(self.number, [StorePath(tree.store_path)])
         source, references = self.locked, dict[Protocol, str]()
         if Protocol.CACHE_NIX in protocols:
+            # Last: what is recorded at once is not taken for what nobody needs any more.
             commit = await self.overlays.add(origin(self.locked), text)
             source = self.overlays.locked(self.locked, commit)
             references[Protocol.CACHE_NIX] = commit
-        tree = await publish(self.store, text, scratch=self.scratch)
-        await self.store.hold(self.number, [StorePath(tree.store_path)])
         inputs = [
             EvaluationInput(
                 protocol=each,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler.build import log as build_log
-from tests.incremental.support import LIB
+from tests.incremental.support import GARNIX_FLAKE, LIB
 from tests.support.repositories import Repository
 from tests.support.trial import Trial
 
@@ -59,6 +61,33 @@ UNEQUAL = """
 """Its build fails from any base."""
 
 
+CACHE_NIX = RELEASE.replace("{ incrementalBases ? { } }:", "").replace(
+    "incrementalBases.app or null", 'incremental.fromCacheNix ./cache.nix "app"'
+)
+FLAKE = """
+{
+  inputs.garnix-incrementalize.url = "git+file://@garnix@";
+  outputs = { self, garnix-incrementalize }: garnix-incrementalize.lib.withCaches {
+    packages.x86_64-linux = rec {
+      app = base: (import ./lib).incremental.derivation {
+        name = "app";
+        system = "x86_64-linux";
+        src = ./src;
+        inherit base;
+        build = "make";
+        install = "mkdir -p $out; cp app $out/";
+      };
+    };
+    checks.x86_64-linux.uses = derivation {
+      name = "uses"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+      args = [ "-euc" "${self.packages.x86_64-linux.app}/app > $out || echo $? > $out\n:" ];
+    };
+  };
+}
+"""
+"""As garnix documents it: nothing in it is of ours but the library that builds."""
+
+
 class Project:
     """A repository with a program, and a jobset for it."""
 
@@ -76,6 +105,8 @@ class Project:
         self.write("src/common.h", "#define A 1\n")
         self.write("src/Makefile", MAKEFILE)
         self.commit("release.nix", RELEASE)
+        git = {"url": self.repository.url, "ref": "main"}
+        self.source: dict[str, Any] = {"git": git, "file": "release.nix"}
 
     @staticmethod
     def unit(number: int, value: int) -> str:
@@ -88,10 +119,21 @@ class Project:
         self.repository.git("add", "--all")
         return self.repository.commit(name, text)
 
+    def use_garnix(self) -> None:
+        """Be a flake that is written for garnix."""
+        garnix = Repository.create(self.trial.root / "garnix")
+        (garnix.folder / "none").mkdir()
+        (garnix.folder / "none/.gitignore").write_text("")
+        garnix.git("add", "--all")
+        garnix.commit("flake.nix", GARNIX_FLAKE)
+        self.commit("flake.nix", FLAKE.replace("@garnix@", str(garnix.folder)))
+        self.trial.store.run("nix", "flake", "lock", str(self.folder))
+        self.commit("note", "locked")
+        self.source = {"flake": f"git+{self.repository.url}?ref=main"}
+
     def declare(self, **incremental: Any) -> None:
-        git = {"url": self.repository.url, "ref": "main"}
         jobset = {
-            "source": {"git": git, "file": "release.nix"},
+            "source": self.source,
             "incremental": {"enable": True, **incremental},
             "keep": 5,
             "caches": ["main"],
@@ -120,6 +162,10 @@ class Project:
         )
         return b"".join(build_log.read(self.trial.state_dir / "logs", attempt)).decode()
 
+    def has_told(self, until: int) -> bool:
+        """Whether the story has come so far."""
+        return (self.trial.value("SELECT max(id) FROM event") or 0) >= until
+
     def compiled(self) -> list[str]:
         """What the newest run compiled."""
         return sorted(re.findall(r"-c -o \S+ (\S+\.c)", self.run()))
@@ -127,7 +173,7 @@ class Project:
     def result(self) -> str:
         output = self.trial.value(
             "SELECT o.path FROM output o JOIN job j ON j.derivation = o.derivation"
-            " WHERE j.attr = 'uses' ORDER BY j.evaluation DESC"
+            " WHERE j.attr LIKE '%uses' ORDER BY j.evaluation DESC"
         )
         return Path(output).read_text().strip()
 
@@ -163,6 +209,58 @@ def test_each_commit_compiles_what_changed(project: Project) -> None:
         "built in full: no earlier build of this job has left intermediates",
     )
     assert project.reasons()[1][1].startswith("starts from the newest build (commit ")
+    assert project.trial.conditions() == {}
+
+
+def test_the_recipe_of_a_cache_branch_is_one_switch(project: Project) -> None:
+    """Commits of ours hold cache.nix; upstream stays as it is, and what is reported is its."""
+    project.commit("release.nix", CACHE_NIX)
+    project.declare(protocols=["cache.nix"])
+    project.run()
+    revision = project.commit("src/unit1.c", Project.unit(1, 5))
+    assert project.compiled() == ["unit1.c"]
+    assert project.result() == "7"
+    assert project.repository.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
+    newest = project.trial.query(
+        "SELECT e.revision, i.revision, i.reference FROM evaluation e"
+        " JOIN evaluation_input i ON i.evaluation = e.id ORDER BY e.id DESC"
+    )[0]
+    assert newest[:2] == (revision, revision)
+    assert newest[2] != revision
+    overlays = project.trial.state_dir / "overlays/it"
+    told = project.repository.git("-C", str(overlays), "show", f"{newest[2]}:commit.txt")
+    assert told == revision
+    project.edit(2, 7)
+    assert project.compiled() == ["unit2.c"]
+
+
+def test_a_flake_written_for_garnix_builds_incrementally(project: Project) -> None:
+    project.use_garnix()
+    project.declare()
+    assert len(project.compiled()) == UNITS + 1
+    project.edit(1, 5)
+    assert project.compiled() == ["unit1.c"]
+    assert project.result() == "7"
+
+
+def test_killed_at_any_moment_the_next_start_goes_on(project: Project) -> None:
+    chance = random.Random(7)  # noqa: S311 - not a secret
+    project.declare()
+    for value in (5, 6, 7):
+        project.edit(1, value)
+        told = project.trial.value("SELECT max(id) FROM event") or 0
+        with project.trial.running(wait=False) as daemon:
+            until = told + chance.randint(1, 12)
+            daemon.eventually(partial(project.has_told, until))
+            daemon.kill()
+        project.trial.until_nothing_runs()
+    project.run()
+    assert project.result() == str(UNITS - 1 + 7)
+    twice = project.trial.query(
+        "SELECT d.path, count(*) FROM attempt a JOIN derivation d ON d.id = a.derivation"
+        " WHERE a.outcome = 'succeeded' GROUP BY d.id HAVING count(*) > 1"
+    )
+    assert twice == []
     assert project.trial.conditions() == {}
 
 
