@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from reconciler.build import log as build_log
+from reconciler.incremental.comparison import difference
+from reconciler.model import DrvPath
+from reconciler.nix import derivation
 from tests.incremental.support import GARNIX_FLAKE, LIB
 from tests.support.repositories import Repository
 from tests.support.trial import Trial
@@ -88,6 +91,44 @@ FLAKE = """
 """As garnix documents it: nothing in it is of ours but the library that builds."""
 
 
+HEADERS = "".join(f"int unit{unit}(void);\n" for unit in range(UNITS))
+
+
+def _unit(number: int, value: int) -> str:
+    return f'#include "common.h"\nint unit{number}(void) {{ return A * {value}; }}\n'
+
+
+HISTORY: tuple[tuple[dict[str, str | None], str], ...] = (
+    ({"src/unit0.c": _unit(0, 2)}, "from a base"),
+    ({"src/unit1.c": _unit(1, 3), "src/unit2.c": _unit(2, 4)}, "from a base"),
+    ({"src/README": "of no matter\n"}, "in full"),  # a file was added
+    ({"src/README": "still of no matter\n"}, "from a base"),
+    ({"src/common.h": "#define A 2\n"}, "from a base"),
+    ({"src/Makefile": MAKEFILE.replace("-O1", "-O2")}, "in full"),
+    ({"src/unit0.c": _unit(0, 1)}, "from a base"),
+    (
+        {
+            "src/unit3.c": "int unit3(void) { return 9; }\n",
+            "src/main.c": f"{HEADERS}int unit3(void);\n"
+            "int main(void) { return unit0() + unit1() + unit2() + unit3(); }\n",
+        },
+        "in full",
+    ),
+    ({"src/unit3.c": "int unit3(void) { return 8; }\n"}, "from a base"),
+    (
+        {
+            "src/unit2.c": None,
+            "src/main.c": f"{HEADERS}int unit3(void);\n"
+            "int main(void) { return unit0() + unit1() + unit3(); }\n",
+        },
+        "in full",
+    ),
+    ({"src/common.h": "#define A 3\n#define B 4\n"}, "from a base"),
+    ({"src/unit0.c": _unit(0, 5), "src/unit1.c": _unit(1, 6)}, "from a base"),
+)
+"""What each commit changes, and whether its build starts from the one before."""
+
+
 class Project:
     """A repository with a program, and a jobset for it."""
 
@@ -98,19 +139,14 @@ class Project:
         shutil.copytree(LIB, self.folder / "lib")
         (self.folder / "src").mkdir()
         for unit in range(UNITS):
-            self.write(f"src/unit{unit}.c", self.unit(unit, 1))
+            self.write(f"src/unit{unit}.c", _unit(unit, 1))
         calls = " + ".join(f"unit{unit}()" for unit in range(UNITS))
-        headers = "".join(f"int unit{unit}(void);\n" for unit in range(UNITS))
-        self.write("src/main.c", f"{headers}int main(void) {{ return {calls}; }}\n")
+        self.write("src/main.c", f"{HEADERS}int main(void) {{ return {calls}; }}\n")
         self.write("src/common.h", "#define A 1\n")
         self.write("src/Makefile", MAKEFILE)
         self.commit("release.nix", RELEASE)
         git = {"url": self.repository.url, "ref": "main"}
         self.source: dict[str, Any] = {"git": git, "file": "release.nix"}
-
-    @staticmethod
-    def unit(number: int, value: int) -> str:
-        return f'#include "common.h"\nint unit{number}(void) {{ return A * {value}; }}\n'
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
@@ -135,7 +171,7 @@ class Project:
         jobset = {
             "source": self.source,
             "incremental": {"enable": True, **incremental},
-            "keep": 5,
+            "keep": 20,
             "caches": ["main"],
         }
         key = self.trial.root / "key"
@@ -151,7 +187,7 @@ class Project:
         self.trial.document(document)
 
     def edit(self, unit: int, value: int) -> None:
-        self.commit(f"src/unit{unit}.c", self.unit(unit, value))
+        self.commit(f"src/unit{unit}.c", _unit(unit, value))
 
     def run(self) -> str:
         """Reconcile; the log of the newest build of the program."""
@@ -212,12 +248,42 @@ def test_each_commit_compiles_what_changed(project: Project) -> None:
     assert project.trial.conditions() == {}
 
 
+def test_a_history_gives_what_clean_builds_give(project: Project) -> None:
+    """Twelve commits of every kind: each result equals a clean build's, but for its own path."""
+    project.declare()
+    project.run()
+    expected: list[str] = []
+    for change, mode in HISTORY:
+        for name, text in change.items():
+            if text is None:
+                (project.folder / name).unlink()
+            else:
+                project.write(name, text)
+        project.repository.git("add", "--all")
+        project.commit("note", str(len(expected)))
+        log = project.run()
+        expected.append(mode)
+        built, clean = project.trial.query(
+            "SELECT d.path, c.canonical FROM build_base c JOIN derivation d ON d.id = c.derivation"
+            " JOIN incremental_slot s ON s.id = c.slot WHERE s.job = 'app' ORDER BY c.at DESC"
+        )[0]
+        project.trial.store.run("nix-store", "--realise", clean)
+        outputs = [derivation.read(DrvPath(drv)).outputs["out"] for drv in (built, clean)]
+        mine, twin = (path for path in outputs if path is not None)
+        assert difference({"out": mine}, {"out": twin}, {}) is None, change
+        # What the library did of it; that it was given a base is another matter.
+        assert ("restored" in log) == (mode == "from a base"), (change, log)
+    needing = "needs what starts from a base"
+    modes = [mode for mode, reason in project.reasons() if reason != needing]
+    assert modes == ["full", *["incremental"] * len(expected)]
+
+
 def test_the_recipe_of_a_cache_branch_is_one_switch(project: Project) -> None:
     """Commits of ours hold cache.nix; upstream stays as it is, and what is reported is its."""
     project.commit("release.nix", CACHE_NIX)
     project.declare(protocols=["cache.nix"])
     project.run()
-    revision = project.commit("src/unit1.c", Project.unit(1, 5))
+    revision = project.commit("src/unit1.c", _unit(1, 5))
     assert project.compiled() == ["unit1.c"]
     assert project.result() == "7"
     assert project.repository.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
