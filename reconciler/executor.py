@@ -54,6 +54,7 @@ from reconciler.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from reconciler.binary_cache.traffic import Traffic
+    from reconciler.database.audits import Twins
     from reconciler.database.bases import Left
     from reconciler.database.companions import Companion
     from reconciler.incremental.offering import Offering
@@ -307,6 +308,16 @@ class Executor:
         from reconciler import keeping  # noqa: PLC0415 - as for offering
 
         self._report(await keeping.keep(left, self._store, max_size=max_size))
+
+    def audit(self, twins: Twins) -> None:
+        """Compare what a build came to with its clean twin."""
+        self._start(self._audit(twins))
+
+    async def _audit(self, twins: Twins) -> None:
+        from reconciler import auditing  # noqa: PLC0415 - as for offering
+
+        await self._protect([*twins.built.values(), *twins.clean.values()])
+        self._report(await auditing.audit(twins))
 
     def hold_bases(self, paths: Collection[StorePath]) -> None:
         """Have permanent roots of these bases, and of no others."""

@@ -93,6 +93,16 @@ class Kept(Struct, frozen=True, kw_only=True):
     """Why it could not be found out: it is tried again."""
 
 
+class Audited(Struct, frozen=True, kw_only=True):
+    """What a build from a base came to was held against its clean twin."""
+
+    audit: int
+    difference: str | None = None
+    """None: there is none."""
+    error: str | None = None
+    """Why it could not be found out."""
+
+
 class Fetched(Struct, frozen=True, kw_only=True):
     """What only substituters had was fetched, or could not be."""
 
@@ -218,6 +228,7 @@ Outcome = (
     | Evaluated
     | Built
     | Kept
+    | Audited
     | Fetched
     | Closed
     | Sending

@@ -49,6 +49,10 @@ class Assignment(Struct, frozen=True):
     builder: BuilderName
 
 
+LAST = -(2**63)
+"""The priority of what waits until nothing else can be built, whichever jobset wants that."""
+
+
 class Demand(Struct, frozen=True, kw_only=True):
     """A jobset wants a derivation, and with it all that it needs."""
 
@@ -60,8 +64,8 @@ class Demand(Struct, frozen=True, kw_only=True):
     """A person asked for it: it goes before everything that nobody asked for."""
 
 
-# Of what is ready, the least goes first: not requested, priority and path negated, id.
-_Entry = tuple[bool, int, float, int]
+# Of what is ready, the least goes first: urgency, priority and path negated, id.
+_Entry = tuple[int, int, float, int]
 
 
 class Scheduler:
@@ -280,12 +284,18 @@ class Scheduler:
         self._queued.add(derivation)
         heaps = self._heaps.setdefault(self._graph[derivation].platform, {})
         entry = (
-            derivation not in self._requested,
+            self._urgency(derivation),
             -self._priorities.get(derivation, 0),
             -self._paths[derivation],
             derivation,
         )
         heapq.heappush(heaps.setdefault(mask, []), entry)
+
+    def _urgency(self, derivation: int) -> int:
+        """What a person asked for goes first, and what can wait after all that cannot."""
+        if derivation in self._requested:
+            return 0
+        return 2 if self._priorities.get(derivation) == LAST else 1
 
     def _is_ready(self, derivation: int) -> bool:
         return derivation in self._graph.ready
@@ -314,7 +324,7 @@ class Scheduler:
     ) -> tuple[int, list[_Entry]] | None:
         """Give the heap whose head goes first of all that a builder has room for, or a slot."""
         best: tuple[int, list[_Entry]] | None = None
-        first: tuple[bool, Standing, _Entry] | None = None
+        first: tuple[int, Standing, _Entry] | None = None
         for platform, heaps in self._heaps.items():
             if not fleet.has_room(platform) and not fleet.is_short(platform):
                 continue

@@ -15,7 +15,7 @@ from msgspec import Struct
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import BuildState, DrvPath, Jobset, JobsetName, Limits
 from reconciler.resources import NOTHING, Needs, is_need, most, needs
-from reconciler.scheduler import Demand, Scheduler
+from reconciler.scheduler import LAST, Demand, Scheduler
 
 Bound = TypeVar("Bound", int, float)
 
@@ -32,6 +32,8 @@ class WantedJob(Struct, frozen=True, kw_only=True):
     timeout: float | None
     max_silent: float | None
     priority: int
+    audit: bool = False
+    """It is none, but the clean twin of one: nobody waits for it, and it goes nowhere."""
 
 
 class LiveBuild(NamedTuple):
@@ -220,7 +222,7 @@ class Work:
                 Demand(
                     jobset=job.jobset,
                     derivation=job.derivation,
-                    priority=job.priority,
+                    priority=LAST if job.audit else job.priority,
                     requested=self._bumped(job.derivation),
                 )
                 for jobs_of_one in self._jobs.values()

@@ -23,7 +23,7 @@ SHELL: list[set[str]] = [
 EFFECTS: list[set[str]] = [
     {"executor"},
     {"collecting", "companions", "evaluating", "fetching", "inspecting", "keeping", "listing"},
-    {"pushing"},
+    {"auditing", "pushing"},
     {"outcomes", "upstreams"},
     {"incremental"},
     {"ingest", "store"},

@@ -160,7 +160,9 @@ def built_instead(database: Database, slot: Slot, canonical: DrvPath) -> DrvPath
         " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
         " WHERE c.canonical = ? AND c.mode = 'incremental' AND base.quarantined_at IS NULL"
         " AND (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
-        " AND b.state IN ('succeeded', 'substituted') ORDER BY c.at DESC LIMIT 1",
+        " AND b.state IN ('succeeded', 'substituted') AND NOT EXISTS (SELECT 1 FROM audit a"
+        "  WHERE a.derivation = c.derivation AND a.state = 'different')"
+        " ORDER BY c.at DESC LIMIT 1",
         (canonical, slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust),
     )
     return None if row is None else DrvPath(row[0])

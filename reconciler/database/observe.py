@@ -88,7 +88,7 @@ def suspended_jobsets(database: Database) -> set[JobsetName]:
 
 def wanted_jobs(database: Database) -> list[WantedJob]:
     """The jobs of the evaluations in force: running ones, and each declared jobset's good one; and
-    what is built again for them.
+    what is built again for them, or to audit one that is kept.
     """
     return [
         WantedJob(
@@ -98,16 +98,22 @@ def wanted_jobs(database: Database) -> list[WantedJob]:
             timeout=row[3],
             max_silent=row[4],
             priority=row[5],
+            audit=bool(row[6]),
         )
         for row in database.query(
-            "SELECT s.name, e.id, j.derivation, j.timeout, j.max_silent, j.priority"
+            "SELECT s.name, e.id, j.derivation, j.timeout, j.max_silent, j.priority, 0"
             " FROM evaluation e JOIN jobset s ON s.id = e.jobset JOIN job j ON j.evaluation = e.id"
             " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL"
             " AND j.derivation IS NOT NULL"
-            " UNION ALL SELECT s.name, e.id, r.derivation, NULL, NULL, 0 FROM rebuild r"
+            " UNION ALL SELECT s.name, e.id, r.derivation, NULL, NULL, 0, 0 FROM rebuild r"
             " JOIN evaluation e ON e.id = r.evaluation JOIN jobset s ON s.id = e.jobset"
             " WHERE e.state IN ('running', 'succeeded') AND s.removed_at IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM job WHERE evaluation = e.id AND derivation = r.derivation)"
+            " UNION ALL SELECT s.name, max(e.id), d.id, NULL, NULL, 0, 1 FROM audit a"
+            " JOIN derivation d ON d.path = a.clean JOIN job j ON j.derivation = a.derivation"
+            " JOIN evaluation e ON e.id = j.evaluation JOIN jobset s ON s.id = e.jobset"
+            " WHERE a.finished_at IS NULL AND s.removed_at IS NULL"
+            " AND e.state IN ('running', 'succeeded', 'superseded') GROUP BY s.id, d.id"
         )
     ]
 

@@ -11,10 +11,14 @@ UNNEEDED = "b.state <> 'building' AND b.derivation NOT IN (SELECT id FROM needed
 
 
 def needed(*, jobs: str) -> str:
-    """A query's first part, `needed`: all that the jobs need for which a condition holds."""
+    """A query's first part, `needed`: all that the jobs need for which a condition holds, and the
+    clean builds of audits that go on.
+    """
     return (
         "WITH RECURSIVE needed(id) AS (SELECT derivation FROM job"
         f" WHERE derivation IS NOT NULL AND {jobs}"
+        " UNION SELECT d.id FROM audit a JOIN derivation d ON d.path = a.clean"
+        " WHERE a.finished_at IS NULL"
         " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
     )
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from reconciler.bases import Choice, Fingerprint
-from reconciler.database import Database, bases, incremental
+from reconciler.database import Database, audits, bases, incremental
 from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
 from reconciler.database.ingest import known_builds
@@ -106,10 +106,13 @@ class Offering(Struct, frozen=True, kw_only=True):
         asked = {path for each in outputs.values() for path in each}
         there = await self.store.available(asked) if asked else frozenset[StorePath]()
         known = known_builds(self.database, outputs)
+        audited = audits.known_by_audit(self.database, outputs)
         found = {}
         for job in jobs:
             paths = outputs[job.drv_path]
-            if job.drv_path in known or (paths and there.issuperset(paths)):
+            if job.drv_path in audited and (twin := await self._twin(job)) is not None:
+                found[job.drv_path] = Offered(job=twin, canonical=job.drv_path)
+            elif job.drv_path in known or (paths and there.issuperset(paths)):
                 found[job.drv_path] = Offered(job=job, canonical=job.drv_path)
             elif (twin := await self._twin(job)) is not None:
                 found[job.drv_path] = Offered(job=twin, canonical=job.drv_path)

@@ -276,7 +276,9 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         further=_further(farm, name, queue.due, now=now) if usable else (),
         next_due_at=min(dues, default=None),
         failures=max(queue.failures, beside.failures),
-        unqueued=tuple(sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys())),
+        unqueued=tuple(
+            sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys() - farm.held)
+        ),
         busy=name in farm.pushing,
         beside=beside.names if usable else (),
         accompanying=name in farm.accompanying,

@@ -20,7 +20,7 @@ from reconciler.database import (
     pushed,
 )
 from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
-from reconciler.reconcile import expiry, incremental, listed
+from reconciler.reconcile import audits, expiry, incremental, listed
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import LiveBuild, package_name
@@ -48,8 +48,8 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _evaluated(farm, outcome, now=now)
         case out.Built():
             _built(farm, outcome, now=now)
-        case out.Kept():
-            incremental.kept(farm, outcome, now=now)
+        case out.Kept() | out.Audited():
+            _of_bases(farm, outcome, now=now)
         case out.Fetched():
             _fetched(farm, outcome, now=now)
         case out.Faulted():
@@ -66,6 +66,16 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             | out.Collected()
         ):
             _of_cache(farm, outcome, now=now)
+        case _:
+            assert_never(outcome)
+
+
+def _of_bases(farm: Farm, outcome: out.Kept | out.Audited, *, now: float) -> None:
+    match outcome:
+        case out.Kept():
+            incremental.kept(farm, outcome, now=now)
+        case out.Audited():
+            audits.audited(farm, outcome, now=now)
         case _:
             assert_never(outcome)
 
@@ -235,6 +245,10 @@ def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
         farm.unqueued.setdefault(outcome.cache, set()).update(outcome.derivations)
         return
     farm.fault("cache", outcome.cache, "closure-unknown", None)
+    if not farm.held.isdisjoint(outcome.derivations):
+        # An audit has found something out meanwhile: once more, without them.
+        farm.unqueued.setdefault(outcome.cache, set()).update(outcome.derivations)
+        return
     pushed.queue_pushes(
         farm.database,
         outcome.cache,
@@ -356,6 +370,7 @@ def _inspected(farm: Farm, outcome: out.Inspected, *, now: float) -> None:
 
 
 def _revisited(farm: Farm, outcome: out.Revisited, *, now: float) -> None:
+    audits.revisited(farm, outcome, now=now)
     if outcome.batch is None:
         return
     farm.join(outcome.batch.live, lost=outcome.batch.lost, now=now)
@@ -364,7 +379,7 @@ def _revisited(farm: Farm, outcome: out.Revisited, *, now: float) -> None:
     for derivation in observe.derivation_ids(farm.database, outcome.derivations):
         if derivation not in live:  # somewhere it is after all
             farm.away.setdefault(derivation, Away())
-            jobsets = {job.jobset for job in farm.work.jobs(derivation)}
+            jobsets = {job.jobset for job in farm.work.jobs(derivation) if not job.audit}
             for cache in farm.caches_of(jobsets):
                 farm.unqueued.setdefault(cache.name, set()).add(derivation)
 

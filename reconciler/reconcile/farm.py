@@ -10,6 +10,7 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum, auto
 
 from msgspec import Struct, field
 
@@ -94,6 +95,15 @@ class Away(Struct):
     error: str | None = None
 
 
+class AuditStage(Enum):
+    """How far this process is with an audit."""
+
+    FINDING = auto()
+    """What is to be built for it."""
+    BUILDING = auto()
+    COMPARING = auto()
+
+
 class Farm(Struct):
     """See the module's text."""
 
@@ -131,6 +141,9 @@ class Farm(Struct):
     """Builds of which a base is being made, or could not be."""
     fallen: set[int] = field(default_factory=set)
     """Builds from bases for whose failure something was done."""
+    auditing: dict[int, AuditStage] = field(default_factory=dict)
+    held: frozenset[int] = frozenset()
+    """Derivations whose outputs no cache is to get, as audits have it."""
     cancelled: set[int] = field(default_factory=set)
     """Running builds that a person asked to stop."""
     sweep_due: bool = False
@@ -331,7 +344,8 @@ class Farm(Struct):
     def settle(self, derivation: int, state: BuildState) -> None:
         """Apply a build's end to the graph, and what follows from it for caches."""
         jobsets = self.work.wanting(derivation)
-        is_job = bool(self.work.jobs(derivation))
+        jobs = self.work.jobs(derivation)
+        audit = bool(jobs) and all(job.audit for job in jobs)
         if derivation in self.work.graph:
             self.work.graph.settle(derivation, state)
             if self.work.end_bump(derivation) and not state.good:
@@ -339,7 +353,7 @@ class Farm(Struct):
         if state.good:
             self.work.leave([derivation])
             for cache in self.caches_of(jobsets):
-                if is_job or cache.push is PushScope.ALL:
+                if not audit and (jobs or cache.push is PushScope.ALL):
                     self.unqueued.setdefault(cache.name, set()).add(derivation)
 
     def hold_outputs(self, evaluation: int, derivations: Iterable[int]) -> None:

@@ -10,6 +10,7 @@ from reconciler.database import bases, incremental, pushed
 from reconciler.database.bases import Fallen
 from reconciler.model import JobsetName
 from reconciler.outcomes import Kept
+from reconciler.reconcile import audits
 from reconciler.reconcile.farm import Farm
 
 NOT_KEPT = "base-not-kept"
@@ -23,6 +24,7 @@ def used(farm: Farm) -> bool:
 def look(farm: Farm, *, now: float) -> None:
     """See to what builds left, and to those that came to no good."""
     if not used(farm):
+        farm.held = frozenset()
         return
     for each in bases.left(farm.database):
         jobset = farm.desired.jobsets.get(each.slot.jobset)
@@ -33,6 +35,7 @@ def look(farm: Farm, *, now: float) -> None:
         if fallen.derivation not in farm.fallen:
             farm.fallen.add(fallen.derivation)
             _evaluate_again(farm, fallen, now=now)
+    audits.look(farm, now=now)
 
 
 def _evaluate_again(farm: Farm, fallen: Fallen, *, now: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from reconciler.database import Database, observe
 from reconciler.graph import Graph
 from reconciler.model import BuildState, EvaluationState, PushState
-from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.farm import AuditStage, Farm
 from reconciler.transitions import Cause, State, causes
 from reconciler.work import LiveBuild
 
@@ -171,6 +171,7 @@ def check_memory(farm: Farm) -> None:
     wanted = _below(stored, jobs & stored.keys())
     missing = wanted - {node.id for node in graph.nodes}
     awaited = any(each.busy or each.triggered or each.forced for each in farm.progress.values())
+    awaited = awaited or AuditStage.FINDING in farm.auditing.values()
     assert awaited or not missing, (
         f"in the database alone: {[stored[each].name for each in missing]}"
     )

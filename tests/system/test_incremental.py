@@ -170,7 +170,7 @@ class Project:
     def declare(self, **incremental: Any) -> None:
         jobset = {
             "source": self.source,
-            "incremental": {"enable": True, **incremental},
+            "incremental": {"enable": True, "audit": {"fraction": 0}, **incremental},
             "keep": 20,
             "caches": ["main"],
         }

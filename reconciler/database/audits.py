@@ -1,0 +1,230 @@
+"""Audits: which builds are to be made again without a base, their twins, and what is wrong.
+
+Nothing here compares or decides what is audited; that audits are asked for and end is written by
+`incremental`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+
+from msgspec import Struct
+
+from reconciler.bases import INTERMEDIATES
+from reconciler.database import incremental
+from reconciler.database.bases import Audit
+from reconciler.database.file import Database
+from reconciler.model import DrvPath, JobsetName, StorePath
+
+_IN_FORCE = (
+    "EXISTS (SELECT 1 FROM job JOIN evaluation e ON e.id = job.evaluation"
+    " WHERE job.derivation = c.derivation AND e.state IN ('running', 'succeeded'))"
+)
+_WRONG = (
+    "c.mode = 'incremental' AND (base.quarantined_at IS NOT NULL OR EXISTS (SELECT 1 FROM audit a"
+    " WHERE a.derivation = c.derivation AND a.state = 'different'))"
+)
+"""Of a row `c` of build_base, with its `base`."""
+_ABOVE = "above(id) AS ({} UNION SELECT i.derivation FROM above a JOIN input i ON i.input = a.id)"
+
+
+class Unaudited(Struct, frozen=True, kw_only=True):
+    """A good build from a base for which no audit was ever asked."""
+
+    jobset: JobsetName
+    derivation: int
+    path: DrvPath
+    canonical: DrvPath
+    base: int
+
+
+class Wrong(Struct, frozen=True, kw_only=True):
+    """A job in force that was built from what is in quarantine by now."""
+
+    jobset: JobsetName
+    job: str
+    derivation: int
+    base: int | None
+    reason: str
+
+
+class Twins(Struct, frozen=True, kw_only=True):
+    """What a build and its clean twin came to: outputs by name."""
+
+    audit: int
+    built: Mapping[str, StorePath]
+    clean: Mapping[str, StorePath]
+    renamed: Mapping[StorePath, StorePath]
+    """Outputs of what else has a twin and both may refer to: the clean one's to the other's."""
+
+
+def unaudited(database: Database) -> list[Unaudited]:
+    """Good builds of jobs in force that started from a base and left intermediates."""
+    return [
+        Unaudited(
+            jobset=JobsetName(row["jobset"]),
+            derivation=row["derivation"],
+            path=DrvPath(row["path"]),
+            canonical=DrvPath(row["canonical"]),
+            base=row["base"],
+        )
+        for row in database.query(
+            "SELECT j.name AS jobset, c.derivation, d.path, c.canonical, c.base FROM build_base c"
+            " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
+            " JOIN derivation d ON d.id = c.derivation JOIN build b ON b.derivation = c.derivation"
+            " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
+            " WHERE c.base IS NOT NULL AND b.state IN ('succeeded', 'substituted')"
+            " AND NOT EXISTS (SELECT 1 FROM audit WHERE audit.derivation = c.derivation)"
+            f" AND j.removed_at IS NULL AND {_IN_FORCE}",
+            (INTERMEDIATES,),
+        )
+    ]
+
+
+def request(database: Database, derivations: Collection[int], *, now: float) -> int:
+    """Have those of the derivations audited that were built from a base; how many they are.
+
+    The reconciler finds what is asked for whenever it looks.
+    """
+    rows = database.query(
+        "SELECT c.derivation, c.canonical, c.base FROM build_base c"
+        " JOIN build b ON b.derivation = c.derivation"
+        " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
+        " WHERE c.base IS NOT NULL AND b.state IN ('succeeded', 'substituted')"
+        " AND c.derivation IN (SELECT value FROM json_each(?)) GROUP BY c.derivation",
+        (INTERMEDIATES, json.dumps(list(derivations))),
+    )
+    for row in rows:
+        incremental.ask_audit(
+            database, row["derivation"], base=row["base"], clean=DrvPath(row["canonical"]), now=now
+        )
+    return len(rows)
+
+
+def made_by(database: Database, drv: DrvPath) -> list[int]:
+    """The bases that a derivation left."""
+    return [row[0] for row in database.query("SELECT id FROM base WHERE built = ?", (drv,))]
+
+
+def twins(database: Database, audit: Audit) -> Twins:
+    """What is to be compared."""
+    outputs: dict[str, dict[str, StorePath]] = {audit.path: {}, audit.clean: {}}
+    for row in database.query(
+        "SELECT d.path AS drv, o.name, o.path FROM derivation d"
+        " JOIN output o ON o.derivation = d.id WHERE d.path IN (?, ?) AND o.path IS NOT NULL",
+        (audit.path, audit.clean),
+    ):
+        outputs[row["drv"]][row["name"]] = StorePath(row["path"])
+    built, clean = outputs[audit.path], outputs[audit.clean]
+    renamed = _renamed(database, audit.derivation)
+    if INTERMEDIATES in built and INTERMEDIATES in clean:
+        renamed[clean.pop(INTERMEDIATES)] = built.pop(INTERMEDIATES)
+    return Twins(audit=audit.id, built=built, clean=clean, renamed=renamed)
+
+
+def _renamed(database: Database, derivation: int) -> dict[StorePath, StorePath]:
+    """Of all below a derivation that was built from a base: the clean outputs' other paths."""
+    rows = database.query(
+        "WITH RECURSIVE below(id) AS (SELECT input FROM input WHERE derivation = ?"
+        " UNION SELECT i.input FROM below n JOIN input i ON i.derivation = n.id)"
+        " SELECT clean.path, built.path FROM below JOIN build_base c ON c.derivation = below.id"
+        " JOIN derivation d ON d.path = c.canonical JOIN output clean ON clean.derivation = d.id"
+        " JOIN output built ON built.derivation = c.derivation AND built.name = clean.name"
+        " WHERE c.mode = 'incremental' AND clean.path IS NOT NULL AND built.path IS NOT NULL",
+        (derivation,),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def known_by_audit(database: Database, paths: Iterable[DrvPath]) -> frozenset[DrvPath]:
+    """Those of the canonical derivations that are known for an audit's sake, which found nothing
+    wrong so far.
+    """
+    rows = database.query(
+        "SELECT DISTINCT clean FROM audit WHERE state <> 'different'"
+        " AND clean IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(paths)),),
+    )
+    return frozenset(DrvPath(row[0]) for row in rows)
+
+
+def wrong(database: Database) -> list[Wrong]:
+    """Jobs in force that must be built without what they were built from."""
+    return [
+        Wrong(
+            jobset=JobsetName(row["jobset"]),
+            job=row["job"],
+            derivation=row["derivation"],
+            base=row["base"],
+            reason=row["reason"],
+        )
+        for row in database.query(
+            "SELECT DISTINCT j.name AS jobset, s.job, c.derivation, c.base, coalesce("
+            "(SELECT 'an audit: ' || detail FROM audit a WHERE a.derivation = c.derivation"
+            " AND a.state = 'different'), base.quarantine) AS reason FROM build_base c"
+            " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
+            " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
+            " JOIN job ON job.derivation = c.derivation AND job.attr = s.job"
+            " JOIN evaluation e ON e.id = job.evaluation AND e.jobset = j.id"
+            f" WHERE {_WRONG} AND b.state IN ('queued', 'building', 'succeeded', 'substituted')"
+            " AND e.state IN ('running', 'succeeded') AND j.removed_at IS NULL"
+            " ORDER BY j.name, c.at, s.job"
+        )
+    ]
+
+
+def held(database: Database, before_release: Collection[JobsetName]) -> frozenset[int]:
+    """What is not to be pushed: built from what is in quarantine, or, for some jobsets, from a base
+    without an audit that found it right; and all that needs such.
+    """
+    roots = (
+        "SELECT c.derivation FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        " JOIN jobset j ON j.id = s.jobset LEFT JOIN base ON base.id = c.base"
+        f" WHERE ({_WRONG}) OR (c.mode = 'incremental'"
+        " AND j.name IN (SELECT value FROM json_each(?))"
+        " AND EXISTS (SELECT 1 FROM output o WHERE o.derivation = c.derivation AND o.name = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM audit a WHERE a.derivation = c.derivation"
+        " AND a.state = 'same'))"
+    )
+    rows = database.query(
+        f"WITH RECURSIVE {_ABOVE.format(roots)} SELECT id FROM above",
+        (json.dumps(list(before_release)), INTERMEDIATES),
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def withdraw_pushes(database: Database) -> None:
+    """Take off the caches' queues what was built from what is in quarantine, all that needs it, and
+    bases in quarantine.
+    """
+    roots = (
+        f"SELECT c.derivation FROM build_base c LEFT JOIN base ON base.id = c.base WHERE {_WRONG}"
+    )
+    with database.transaction():
+        database.execute(
+            f"WITH RECURSIVE {_ABOVE.format(roots)} DELETE FROM push WHERE state = 'pending'"
+            " AND (path IN (SELECT o.path FROM above a JOIN output o ON o.derivation = a.id)"
+            " OR path IN (SELECT path FROM base GROUP BY path"
+            " HAVING min(quarantined_at IS NOT NULL)))"
+        )
+        database.execute(
+            f"WITH RECURSIVE {_ABOVE.format(roots)} DELETE FROM push_root"
+            " WHERE derivation IN (SELECT id FROM above) AND NOT EXISTS (SELECT 1 FROM push p"
+            " JOIN output o ON o.path = p.path WHERE p.cache = push_root.cache"
+            " AND o.derivation = push_root.derivation)"
+        )
+
+
+def failed(database: Database) -> list[tuple[JobsetName, str, str]]:
+    """Jobs in force of which nothing could be found out: jobset, job, why."""
+    return [
+        (JobsetName(row[0]), row[1], row[2])
+        for row in database.query(
+            "SELECT DISTINCT j.name, s.job, a.detail FROM audit a"
+            " JOIN build_base c ON c.derivation = a.derivation"
+            " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
+            f" WHERE a.state = 'failed' AND j.removed_at IS NULL AND {_IN_FORCE}"
+            " ORDER BY j.name, s.job"
+        )
+    ]

@@ -1,0 +1,143 @@
+"""Builds from a base that are made again without one, and what follows where that differs.
+
+Everything follows from what the database says, so that audits go on and the farm heals after any
+end of the daemon. Builds from what is in quarantine are not pushed, and their jobsets are evaluated
+again: there, such jobs start from nothing that is in quarantine.
+"""
+
+from __future__ import annotations
+
+from reconciler.bases import is_sampled
+from reconciler.database import audits, bases, incremental
+from reconciler.database.audits import Wrong
+from reconciler.database.bases import Audit
+from reconciler.database.ingest import known_builds
+from reconciler.model import BuildState, JobsetName
+from reconciler.outcomes import Audited, Revisited
+from reconciler.reconcile.farm import AuditStage, Farm
+
+WRONG_BUILD = "wrong-build"
+NOT_AUDITED = "not-audited"
+
+
+def look(farm: Farm, *, now: float) -> None:
+    """Begin audits, go on with them, and see to what was built wrong."""
+    _ask(farm, now=now)
+    open_audits = bases.open_audits(farm.database)
+    for each in open_audits:
+        _go_on(farm, each, now=now)
+    _heal(farm)
+    strict = [
+        name for name, each in farm.desired.jobsets.items() if each.incremental.audit_before_release
+    ]
+    farm.held = audits.held(farm.database, strict)
+    _tell_failed(farm, strict)
+
+
+def _ask(farm: Farm, *, now: float) -> None:
+    for each in audits.unaudited(farm.database):
+        jobset = farm.desired.jobsets.get(each.jobset)
+        if jobset is None:
+            continue
+        settings = jobset.incremental
+        if settings.audit_before_release or is_sampled(each.path, settings.audit_fraction):
+            incremental.ask_audit(
+                farm.database, each.derivation, base=each.base, clean=each.canonical, now=now
+            )
+
+
+def _go_on(farm: Farm, audit: Audit, *, now: float) -> None:
+    """Do the next thing for an audit that has not ended."""
+    stage = farm.auditing.get(audit.id)
+    if stage is None:
+        farm.auditing[audit.id] = AuditStage.FINDING
+        farm.executor.revisit([audit.clean])
+    elif stage is AuditStage.BUILDING:
+        _clean_build(farm, audit, now=now)
+
+
+def _clean_build(farm: Farm, audit: Audit, *, now: float) -> None:
+    build = known_builds(farm.database, [audit.clean]).get(audit.clean)
+    if build is None:
+        _fail(farm, audit, "its derivation without a base was forgotten", now=now)
+    elif build.id in farm.away:
+        return  # it is fetched
+    elif build.state.good:
+        farm.auditing[audit.id] = AuditStage.COMPARING
+        farm.executor.audit(audits.twins(farm.database, audit))
+    elif not build.state.live:
+        _fail(farm, audit, f"its build without a base: {build.state}", now=now)
+    elif build.state is BuildState.BUILDING and not audit.running:
+        incremental.start_audit(farm.database, audit.id)
+
+
+def _fail(farm: Farm, audit: Audit, why: str, *, now: float) -> None:
+    farm.auditing.pop(audit.id, None)
+    incremental.fail_audit(farm.database, audit.id, why=why, now=now)
+    farm.want()
+
+
+def revisited(farm: Farm, outcome: Revisited, *, now: float) -> None:
+    """Clean derivations are in the graph, if they have to be built, or are nowhere."""
+    for each in bases.open_audits(farm.database):
+        if each.clean in outcome.derivations and each.id in farm.auditing:
+            if outcome.batch is None:
+                _fail(farm, each, "its derivation without a base is not in the store", now=now)
+            elif farm.auditing[each.id] is AuditStage.FINDING:
+                farm.auditing[each.id] = AuditStage.BUILDING
+
+
+def audited(farm: Farm, outcome: Audited, *, now: float) -> None:
+    """Record what an audit found."""
+    farm.auditing.pop(outcome.audit, None)
+    found = [each for each in bases.open_audits(farm.database) if each.id == outcome.audit]
+    for audit in found:  # or it was forgotten with its build
+        if outcome.error is not None:
+            _fail(farm, audit, outcome.error, now=now)
+            continue
+        incremental.end_audit(farm.database, audit.id, difference=outcome.difference, now=now)
+        if outcome.difference is not None:
+            reason = f"an audit: {outcome.difference}"
+            for base in audits.made_by(farm.database, audit.path):
+                incremental.quarantine(farm.database, base, reason=reason, now=now)
+            audits.withdraw_pushes(farm.database)
+        farm.want()
+
+
+def _heal(farm: Farm) -> None:
+    """Have evaluated again what has jobs from what is in quarantine."""
+    found: dict[JobsetName, list[Wrong]] = {}
+    for each in audits.wrong(farm.database):
+        found.setdefault(each.jobset, []).append(each)
+    for name in farm.desired.jobsets:
+        wrong = found.get(name, [])
+        farm.fault("jobset", name, WRONG_BUILD, _told(wrong) if wrong else None)
+        new = [each for each in wrong if each.derivation not in farm.fallen]
+        if new:
+            farm.fallen.update(each.derivation for each in new)
+            cause = f"{new[0].job} was built from what is in quarantine: {new[0].reason}"
+            farm.trigger(name, cause=cause, force=True)
+
+
+def _told(wrong: list[Wrong]) -> str:
+    first = wrong[0]
+    more = "" if len(wrong) == 1 else f", as were {len(wrong) - 1} more"
+    base = "a base" if first.base is None else f"base {first.base}"
+    return (
+        f"{first.job} was built from {base}, which is in quarantine ({first.reason}){more}: the"
+        " jobset is evaluated again, and builds it without"
+    )
+
+
+def _tell_failed(farm: Farm, strict: list[JobsetName]) -> None:
+    """What waits for an audit that came to nothing waits for a person."""
+    found = {name: (job, why) for name, job, why in audits.failed(farm.database)}
+    for name in farm.desired.jobsets:
+        message = None
+        if name in strict and name in found:
+            job, why = found[name]
+            message = (
+                f"{job} is not pushed, since its audit came to nothing ({why}): audit it again"
+                " with `reconciler incremental audit`"
+            )
+        farm.fault("jobset", name, NOT_AUDITED, message)

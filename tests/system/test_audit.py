@@ -1,0 +1,115 @@
+"""Audits by the whole reconciler: builds from a base are made again without, and wrong ones go."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.trial import Trial
+from tests.system.test_incremental import MAKEFILE, UNITS, Project
+
+ALL = {"fraction": 1}
+NONE = {"fraction": 0}
+STALE = MAKEFILE.replace(" common.h", "")
+"""It lacks a dependency: where the header changes, nothing is compiled."""
+
+
+@pytest.fixture
+def project(trial: Trial) -> Project:
+    return Project(trial)
+
+
+def audits(project: Project) -> list[tuple[str, str | None]]:
+    return project.trial.query("SELECT state, detail FROM audit ORDER BY id")
+
+
+def in_force(project: Project) -> dict[str, str]:
+    """Paths of the outputs of jobs, by name."""
+    return dict(
+        project.trial.query(
+            "SELECT j.attr, o.path FROM job j JOIN evaluation e ON e.id = j.evaluation"
+            " JOIN output o ON o.derivation = j.derivation AND o.name = 'out'"
+            " WHERE e.state = 'succeeded'"
+        )
+    )
+
+
+def cached(project: Project) -> set[str]:
+    """The store paths that the cache has."""
+    return {
+        line.removeprefix("StorePath: ")
+        for each in (project.trial.root / "cache").glob("*.narinfo")
+        for line in each.read_text().splitlines()
+        if line.startswith("StorePath: ")
+    }
+
+
+def cache_at(project: Project, uri: str) -> None:
+    document = json.loads(project.trial.config.read_text())
+    document["caches"]["main"]["uri"] = uri
+    project.trial.document(document)
+
+
+def test_a_right_build_is_found_the_same_and_stays(project: Project) -> None:
+    project.declare(audit=ALL)
+    assert len(project.compiled()) == UNITS + 1
+    assert audits(project) == []
+    project.edit(1, 5)
+    assert len(project.compiled()) == UNITS + 1, "the newest build is the audit's"
+    assert audits(project) == [("same", None)]
+    assert project.result() == "7"
+    before = in_force(project)
+    assert set(before.values()) <= cached(project)
+    clean = project.trial.value(
+        "SELECT o.path FROM output o JOIN derivation d ON d.id = o.derivation"
+        " JOIN audit a ON a.clean = d.path WHERE o.name = 'out'"
+    )
+    assert clean not in before.values()
+    assert clean not in cached(project)
+    assert project.trial.value("SELECT count(*) FROM base WHERE audited_at IS NOT NULL") == 1
+    project.trial.request("trigger", "it")
+    assert project.trial.once()
+    assert in_force(project) == before
+    assert audits(project) == [("same", None)]
+    assert project.trial.conditions() == {}
+
+
+def test_a_wrong_build_is_found_out_and_the_farm_heals(project: Project) -> None:
+    project.write("src/Makefile", STALE)
+    project.commit("unrelated", "")
+    project.declare(audit=NONE)
+    project.run()
+    nowhere = "s3://bucket?endpoint=http://127.0.0.1:1&path-style=true"
+    cache_at(project, nowhere)
+    project.commit("src/common.h", "#define A 2\n")
+    project.trial.once()
+    wrong = in_force(project)
+    assert project.result() == str(UNITS), "the header was not seen"
+    queued = {path for (path,) in project.trial.query("SELECT path FROM push")}
+    assert queued >= set(wrong.values())
+    project.declare(audit=ALL)
+    cache_at(project, nowhere)
+    project.trial.once()
+    assert audits(project) == [("different", "the output out differs in app")]
+    right = in_force(project)
+    assert right["app"] != wrong["app"]
+    assert project.result() == str(2 * UNITS)
+    assert [quarantined for _, _, quarantined in project.bases()] == [
+        "an audit: the output out differs in app",
+        "it goes back to base 1: an audit: the output out differs in app",
+    ]
+    waiting = {
+        path for (path,) in project.trial.query("SELECT path FROM push WHERE state = 'pending'")
+    }
+    assert waiting.isdisjoint(wrong.values())
+    assert waiting >= set(right.values())
+    cause = project.trial.value("SELECT cause FROM evaluation ORDER BY id DESC")
+    assert cause == (
+        "app was built from what is in quarantine: an audit: the output out differs in app"
+    )
+    project.declare(audit=ALL)
+    assert project.trial.once()
+    assert set(right.values()) <= cached(project)
+    assert cached(project).isdisjoint(wrong.values())
+    assert project.trial.conditions() == {}
