@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import reconciler
-from bench import builds, caches, scheduling, state
+from bench import builds, caches, farm, scheduling, state
 from bench.lab import FULL, QUICK, Lab
 from bench.measure import FailedError, Row, table
 from tests.support.private_store import PrivateStore, stores_root
@@ -43,6 +43,7 @@ GROUPS = (
     ((16,), caches.push_large),
     ((17, 18, 20), caches.push_far),
     ((19,), caches.sync),
+    ((21,), farm.makespan),
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,8 +101,10 @@ class Lab:
         """The whole reconciler, from nothing: `run --once` with a new state."""
         return self.run(*python("reconciler", *self.places(source), "run", "--once"))
 
-    def places(self, source: Path) -> list[str]:
-        """The options that make the reconciler build a source with two slots."""
+    def places(
+        self, source: Path, builders: Mapping[str, Mapping[str, object]] | None = None
+    ) -> list[str]:
+        """The options that make the reconciler build a source, with two slots unless told."""
         folder = self.folder()
         document = {
             "jobsets": {
@@ -111,7 +113,7 @@ class Lab:
                     "evaluation": {"pure": False},
                 }
             },
-            "builders": {"local": {"maxJobs": 2}},
+            "builders": builders or {"local": {"maxJobs": 2}},
         }
         (folder / "config.json").write_text(json.dumps(document))
         return ["--config", str(folder / "config.json"), "--state-dir", str(folder / "state")]

@@ -7,6 +7,10 @@ which for a deep graph are thousands of derivations and sources. A builder that 
 user refuses this of all but content-addressed derivations, since nothing proves to it that the
 output paths are the right ones; it is sent the closure of the file too, which is such a proof, and
 told to build that.
+
+Outputs come back with the attempt, whatever their size. Left there to be read when a push wants
+them they would save a third of the copying (of 100 MiB 0.19 of 0.56 s), once; but a root here, a
+build elsewhere and a push need them, and whatever is only there is lost with the builder.
 """
 
 from __future__ import annotations
