@@ -15,6 +15,7 @@ from reconciler.graph import Graph, Node, Platform
 from reconciler.model import Builder, BuilderName, BuildState, JobsetName
 from reconciler.scheduler import (
     BUILTIN,
+    LAST,
     Assignment,
     Demand,
     Obstacle,
@@ -782,3 +783,16 @@ def test_a_build_is_charged_what_its_builder_takes_and_not_what_another_would() 
         scheduler.started(key, builder, now=0)
     # Of 100 seconds' work the fast one takes 10: less than the 50 of the other jobset.
     assert given_to(scheduler.assignments(slots(free=0), now=0)) == [(3, "slow")]
+
+
+def test_what_can_wait_goes_after_all_that_cannot_whoever_wants_it() -> None:
+    """Also what a jobset wants that was given nothing so far, and that others do not wait for."""
+    demands = [
+        *want(LIB, 1, priority=LAST),
+        *want(WEB, 2, 3, priority=-5),
+        *want(LIB, 4, priority=LAST),
+        *want(WEB, 4),
+    ]
+    _, scheduler = scheduled([node(1, weight=100), node(2), node(3), node(4)], demands)
+    scheduler.recall({WEB: 1e6})
+    assert order_of(scheduler)[-1] == 1

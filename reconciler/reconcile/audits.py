@@ -8,13 +8,14 @@ again: there, such jobs start from nothing that is in quarantine.
 from __future__ import annotations
 
 from reconciler.bases import is_sampled
-from reconciler.database import audits, bases, incremental
+from reconciler.database import audits, bases, built, incremental
 from reconciler.database.audits import Wrong
 from reconciler.database.bases import Audit
 from reconciler.database.ingest import known_builds
 from reconciler.model import BuildState, JobsetName
 from reconciler.outcomes import Audited, Revisited
 from reconciler.reconcile.farm import AuditStage, Farm
+from reconciler.transitions import Cause
 
 WRONG_BUILD = "wrong-build"
 NOT_AUDITED = "not-audited"
@@ -51,9 +52,23 @@ def _go_on(farm: Farm, audit: Audit, *, now: float) -> None:
     stage = farm.auditing.get(audit.id)
     if stage is None:
         farm.auditing[audit.id] = AuditStage.FINDING
+        _reopen(farm, audit, now=now)
         farm.executor.revisit([audit.clean])
     elif stage is AuditStage.BUILDING:
         _clean_build(farm, audit, now=now)
+
+
+def _reopen(farm: Farm, audit: Audit, *, now: float) -> None:
+    """What came to nothing before is tried again."""
+    build = known_builds(farm.database, [audit.clean]).get(audit.clean)
+    if build is None or build.state.good or build.state.live:
+        return
+    change = (build.id, build.state, BuildState.QUEUED)
+    built.set_build_states(farm.database, [change], cause=Cause.RETRY_REQUESTED, now=now)
+    built.forgive(farm.database, [build.id])
+    if build.id in farm.work.graph:
+        farm.work.forgive([build.id])
+        farm.work.graph.reopen(build.id)
 
 
 def _clean_build(farm: Farm, audit: Audit, *, now: float) -> None:

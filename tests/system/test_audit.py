@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from reconciler.database import observe, open_writer
+from reconciler.database.audits import request
 from tests.support.trial import Trial
 from tests.system.test_incremental import MAKEFILE, UNITS, Project
 
@@ -113,3 +118,111 @@ def test_a_wrong_build_is_found_out_and_the_farm_heals(project: Project) -> None
     assert set(right.values()) <= cached(project)
     assert cached(project).isdisjoint(wrong.values())
     assert project.trial.conditions() == {}
+
+
+GATED = """
+{{ incrementalBases ? {{ }} }}:
+{{
+  app = derivation {{
+    name = "app"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+    outputs = [ "out" "intermediates" ];
+    src = ./src;
+    incrementalBase = incrementalBases.app or "";
+    args = [ "-euc" ''
+      if [ -z "$incrementalBase" ]; then
+        while [ ! -e {gate} ]; do sleep 0.05; done
+        [ ! -s {gate} ]
+      fi
+      mkdir $intermediates
+      echo > $out
+      :
+    '' ];
+  }};
+  other = derivation {{
+    name = "other"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+    src = ./src;
+    args = [ "-euc" "echo > $out\n:" ];
+  }};
+}}
+"""
+"""Without a base it waits for a file, and fails if there is something in that."""
+
+
+def gated(project: Project, *, release: bool) -> Path:
+    """A first build that left a base, and one from that whose audit will have to wait."""
+    gate = project.trial.root / "gate/open"
+    gate.parent.mkdir()
+    gate.touch()
+    with (project.trial.store.root / "conf/nix.conf").open("a") as file:
+        file.write(f"extra-sandbox-paths = {gate.parent}\n")
+    project.commit("release.nix", GATED.format(gate=gate))
+    project.declare(audit={"fraction": 0, "beforeRelease": release})
+    assert project.trial.once()
+    gate.unlink()
+    project.edit(1, 5)
+    return gate
+
+
+def audited(project: Project) -> str:
+    return str(
+        project.trial.value(
+            "SELECT o.path FROM audit a JOIN output o ON o.derivation = a.derivation"
+            " WHERE o.name = 'out'"
+        )
+    )
+
+
+def test_what_is_for_release_is_pushed_once_its_audit_is_over_and_kills_change_nothing(
+    project: Project,
+) -> None:
+    gate = gated(project, release=True)
+    for _ in range(2):
+        with project.trial.running() as daemon:
+            daemon.eventually(lambda: audits(project) == [("running", None)])
+            daemon.eventually(lambda: in_force(project).get("other") in cached(project))
+            daemon.eventually(lambda: project.trial.attempts("app")[-1] is None)
+            assert in_force(project)["app"] == audited(project)
+            assert audited(project) not in cached(project)
+            daemon.kill()
+        project.trial.until_nothing_runs()
+    gate.touch()
+    assert project.trial.once()
+    assert audits(project) == [("same", None)]
+    assert audited(project) in cached(project)
+    assert project.trial.conditions() == {}
+
+
+def test_where_the_clean_build_fails_it_is_told_and_may_be_asked_for_again(
+    project: Project,
+) -> None:
+    gate = gated(project, release=True)
+    gate.write_text("fail")
+    project.trial.once()
+    assert audits(project) == [("failed", "its build without a base: failed")]
+    assert project.trial.conditions() == {
+        ("jobset", "it", "not-audited"): "app is not pushed, since its audit came to nothing (its"
+        " build without a base: failed): audit it again with `reconciler incremental audit`"
+    }
+    assert audited(project) not in cached(project)
+    gate.write_text("")
+    ask(project)
+    assert project.trial.once()
+    assert audits(project) == [("same", None)]
+    assert audited(project) in cached(project)
+    assert project.trial.conditions() == {}
+
+
+def ask(project: Project) -> None:
+    with closing(open_writer(project.trial.state_dir, now=time.time())) as database:
+        named = observe.derivations_named(database, "it.app")
+        assert request(database, named, now=time.time()) == 1
+
+
+def test_a_person_may_have_a_build_audited(project: Project) -> None:
+    gate = gated(project, release=False)
+    assert project.trial.once()
+    assert audits(project) == []
+    gate.touch()
+    ask(project)
+    assert project.trial.once()
+    assert audits(project) == [("same", None)]
