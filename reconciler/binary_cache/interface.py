@@ -74,9 +74,11 @@ class BinaryCache(Protocol):
         *,
         elsewhere: Collection[StorePath] = (),
         replace: Collection[StorePath] = (),
+        absent: Collection[StorePath] = (),
     ) -> PushReport:
         """Bring paths into the cache; what is there already costs a question. Those to `replace`
-        are sent although something is there, which is of no use.
+        are sent although something is there, which is of no use. What is `absent`, as `missing` has
+        just said, need not be asked for again.
 
         At no moment does a reader see a path whose NAR is not whole or, in a cache that keeps
         closures, whose references are neither there nor `elsewhere` (in an upstream of the cache,

@@ -153,12 +153,15 @@ class NarCache:
         *,
         elsewhere: Collection[StorePath] = (),
         replace: Collection[StorePath] = (),
+        absent: Collection[StorePath] = (),
     ) -> PushReport:
         """Upload what is missing; see BinaryCache."""
         batch = {info.path: info for info in infos}
         outside = {path for info in infos for path in info.references} - batch.keys()
         # Where no closure is kept, what lies outside the batch is not asked for and passes.
-        missing = await self.missing(batch.keys() | outside if self._keeps_closures else batch)
+        asked = batch.keys() | outside if self._keeps_closures else batch.keys()
+        missing = asked & set(absent)
+        missing |= await self.missing(asked - missing)
         missing |= batch.keys() & set(replace)
         available = (batch.keys() | outside) - missing | set(elsewhere)
         wanted = reference_levels(info for path, info in batch.items() if path in missing)

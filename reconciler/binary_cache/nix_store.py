@@ -261,6 +261,7 @@ class NixStoreCache:
         *,
         elsewhere: Collection[StorePath] = (),
         replace: Collection[StorePath] = (),
+        absent: Collection[StorePath] = (),  # noqa: ARG002 asking keeps paths from collection
     ) -> PushReport:
         """Send what is missing, references first; see BinaryCache."""
         by_path = {info.path: info for info in infos}

@@ -43,7 +43,7 @@ async def push_batch(
                 gone.append(path)
             else:
                 infos.append(info)
-        report = await opened.push(infos, nars, elsewhere=elsewhere, replace=replace)
+        report = await opened.push(infos, nars, elsewhere=elsewhere, replace=replace, absent=absent)
     there = dict.fromkeys(set(paths) - missing, 0)
     return structs.replace(
         report,

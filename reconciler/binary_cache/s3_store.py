@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from msgspec import Struct
@@ -43,6 +44,7 @@ from reconciler.binary_cache.traffic import Traffic
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
+    from botocore.loaders import Loader
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
@@ -61,8 +63,9 @@ _PARALLEL_PARTS = 4
 _FEW = 40
 """As many questions for one object each cost as much as a page of a listing: measured, 1.1 ms of
 our time for one, 42 ms for a page of a thousand names."""
-_MANY = 250
-"""Fewer are asked for one by one: answered at once by any server, where some take long to list."""
+_MANY = 150
+"""Fewer are asked for one by one: answered at once by any server, where some take long to list. A
+full batch of pushes is more: one page, where little is there, for 200 questions."""
 _WALKS = 4
 """A listing is one page after the other; so many parts of it are read at once. Each ends with a
 page that may hold little: measured, twice as many take half as much time again."""
@@ -402,7 +405,8 @@ class _Body:
 
 
 def _slices(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    size = max(_MANY, -(-len(names) // _WALKS))
+    walks = max(1, min(_WALKS, len(names) // _MANY))
+    size = max(1, -(-len(names) // walks))
     for start in itertools.count(0, size):
         if start >= len(names):
             return
@@ -423,6 +427,23 @@ def _shared_session() -> boto3.Session:
     return boto3.Session()
 
 
+def _new_session(profile: str | None) -> boto3.Session:
+    """One that looks for keys anew, with the descriptions that were read before."""
+    descriptions = _descriptions()
+    session = botocore.session.Session()
+    session.register_component("data_loader", descriptions)
+    made = boto3.Session(botocore_session=session, profile_name=profile)
+    # Each session adds the folder of boto3's own once more.
+    descriptions.search_paths[:] = dict.fromkeys(descriptions.search_paths)
+    return made
+
+
+@functools.cache
+def _descriptions() -> Loader:
+    loader: Loader = botocore.session.Session().get_component("data_loader")
+    return loader
+
+
 def _connect(address: S3Address, credentials_file: Path | None, patience: float) -> S3Client:
     config = Config(
         connect_timeout=min(patience, 10.0),
@@ -437,7 +458,7 @@ def _connect(address: S3Address, credentials_file: Path | None, patience: float)
     with _sessions:
         try:
             if credentials_file is None:
-                session, keys = boto3.Session(profile_name=address.profile), None
+                session, keys = _new_session(address.profile), None
             else:
                 keys = read_credentials(credentials_file, profile=address.profile)
                 session = _shared_session()

@@ -22,7 +22,7 @@ from reconciler.binary_cache.s3_store import S3Store
 from reconciler.errors import CacheError
 from reconciler.model import Cache, StorePath
 from tests.binary_cache.servers import dav_server, netrc, s3_credentials, s3_server
-from tests.binary_cache.support import add_files, build_chain, declared_at, infos_of
+from tests.binary_cache.support import add_files, build_chain, declared_at, infos_of, push
 from tests.support.fault_proxy import (
     Answer,
     CutAnswer,
@@ -113,6 +113,18 @@ def each_once(fault: Fault, *methods: str) -> Callable[[Request], Fault | None]:
 
 WRITES = ("PUT", "POST", "MOVE", "MKCOL", "OPTIONS")
 READS = ("GET", "HEAD")
+
+
+async def test_each_path_is_asked_for_once(store: PrivateStore, line: Line) -> None:
+    paths = build_chain(store)
+    assert (await push(store, line.cache, paths)).sent.keys() == set(paths)
+    asked = [
+        request.path
+        for _, request in line.proxy.seen
+        if request.method in READS and request.path.endswith(".narinfo")
+    ]
+    assert len(asked) == len(paths)
+    assert len(set(asked)) == len(paths)
 
 
 @pytest.mark.parametrize(
