@@ -219,6 +219,21 @@ async def _open_socket(endpoint: SocketEndpoint) -> Channel:
 
 
 async def _open_command(endpoint: CommandEndpoint) -> Channel:
+    """Start it; if nobody waits for that any more, to the end all the same.
+
+    Asyncio complains of a child that is given up while it starts.
+    """
+    starting = asyncio.ensure_future(_start_command(endpoint))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(NixError):
+            channel = await starting
+            await channel.close()
+        raise
+
+
+async def _start_command(endpoint: CommandEndpoint) -> Channel:
     theirs, ours = _pipe_ends()
     try:
         process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import socket
@@ -13,7 +14,7 @@ from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import CommandEndpoint, SocketEndpoint, local_endpoint
 from tests.nix.connection_daemons import PATIENCE
 from tests.support.private_store import PrivateStore
-from tests.support.trial import DEADLINE
+from tests.support.trial import DEADLINE, processes_with
 
 
 def direct(environment: dict[str, str]) -> CommandEndpoint:
@@ -97,3 +98,18 @@ async def test_a_command_that_ignores_the_end_is_killed(tmp_path: Path) -> None:
     await asyncio.to_thread(select.select, [reading], [], [], DEADLINE)
     assert os.read(reading, 1) == b""
     os.close(reading)
+
+
+async def test_a_command_that_is_given_up_while_it_starts_is_gone(tmp_path: Path) -> None:
+    """At any moment: asyncio tells of what is left by a warning, which is an error here."""
+    script = f": {tmp_path}; while :; do sleep 1000; done"
+    for turns in range(12):
+        endpoint = CommandEndpoint(("sh", "-c", script))
+        opening = asyncio.create_task(Connection.open(endpoint, patience=PATIENCE))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        gc.collect()
+        assert processes_with(str(tmp_path)) == []
