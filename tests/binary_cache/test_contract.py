@@ -349,6 +349,9 @@ async def test_two_pushers_at_once_agree(store: PrivateStore, place: Place) -> N
             assert report.sent.keys() == set(paths)
             assert [await cache.verify(path) for path in paths] == [()] * len(paths)
 
+    # Of Nix processes that make a new store's database at once, one finds it busy.
+    async with open_cache(place.declare(), store_dir=str(store.store_dir)) as cache:
+        assert await cache.missing(paths) == frozenset(paths)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
             tasks.create_task(one())
