@@ -6,6 +6,7 @@ import re
 
 from reconciler import config
 from reconciler.cli import VERBS
+from reconciler.model import JobsetName
 from tests.test_architecture import LEVEL, PROJECT, modules
 
 README = (PROJECT / "README.md").read_text()
@@ -27,12 +28,13 @@ def test_the_command_line_names_every_verb_and_no_other() -> None:
 
 
 def test_the_examples_are_valid_documents() -> None:
-    farm, branches, builders = (
+    farm, branches, incremental, builders = (
         config.parse(document.encode(), name="README.md")
         for document in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     )
     assert set(farm.jobsets) == {"website", "tools"}
     assert set(branches.patterns) == {"website"}
+    assert incremental.jobsets[JobsetName("website")].incremental.enable
     assert set(builders.builders) == {"local", "big", "arm"}
 
 

@@ -38,6 +38,7 @@ VERBS = {
     "bump": "requests",
     "suspend": "requests",
     "resume": "requests",
+    "incremental": "incremental",
     "gc": "gc",
     "doctor": "doctor",
     "completion": "completion",

@@ -37,12 +37,17 @@ def _who() -> str:
 
 
 def _ask(name: str, subjects: Sequence[str], why: str, *, as_json: bool) -> None:
-    """Write requests down, all or none, and wake the daemon."""
+    """Ask for something of what people name, all or none."""
+    with reading(settings()) as database:
+        named = [_subject(database, name, each) for each in subjects]
+    write_down(name, named, why, as_json=as_json)
+
+
+def write_down(name: str, named: Sequence[str], why: str, *, as_json: bool) -> None:
+    """Write requests down, all or none, with subjects as the daemon knows them, and wake it."""
     where = settings()
     if len(why) > MAX_WHY:
         raise UsageError(f"--why is longer than {MAX_WHY} characters: say it in fewer")
-    with reading(where) as database:
-        named = [_subject(database, name, each) for each in subjects]
     who, now = _who(), time.time()
     writer = open_writer(where.state_dir, now=now)
     try:

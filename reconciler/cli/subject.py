@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import click
 
+from reconciler.cli import base_told
 from reconciler.cli.output import Json, flat, plain, print_json
 from reconciler.cli.settings import Settings
 from reconciler.cli.state import document_in_force, local_systems
 from reconciler.cli.status import read_report
 from reconciler.cli.status_text import mark, problem_text, state
 from reconciler.cli.text import DIM, ago, columns, harmless, lasting, one_line, table, wrapped
-from reconciler.database import blocked, details, lookup
+from reconciler.database import blocked, details, lookup, slots
 from reconciler.database.file import Database
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
 from reconciler.model import Outcome
@@ -186,6 +187,7 @@ def _show_job(database: Database, subject: JobSubject | DerivationSubject, *, as
     job_state = in_way.states.get(facts.id) or own_state(facts.state)
     verdict = Verdict.IN_SYNC if job_state is JobState.SUCCEEDED else _JOB_VERDICT[job_state.live]
     detail = details.job(database, facts.id)
+    base = slots.build(database, facts.id, subject.name)
     if as_json:
         found: dict[str, Json] = {
             "name": subject.name,
@@ -194,6 +196,7 @@ def _show_job(database: Database, subject: JobSubject | DerivationSubject, *, as
             "cause": in_way.causes.get(facts.id),
             "evaluationError": None,
             "derivation": plain(facts),
+            "incremental": None if base is None else base_told.build_json(base),
             **_object(detail),
         }
         print_json(found)
@@ -201,6 +204,8 @@ def _show_job(database: Database, subject: JobSubject | DerivationSubject, *, as
         said = in_way.causes.get(facts.id)
         why = f"needs {said}" if said else in_way.messages.get(facts.id, "")
         click.echo("\n".join(_job_lines(subject, facts, detail, job_state, why, now=time.time())))
+        if base is not None:
+            click.echo(f"  {one_line(base_told.sentence(database, base))}")
     return EXIT_STATUS[verdict]
 
 
@@ -220,6 +225,7 @@ def _show_error(subject: JobSubject, *, as_json: bool) -> int:
                 "cause": None,
                 "evaluationError": subject.error,
                 "derivation": None,
+                "incremental": None,
                 "outputs": [],
                 "attempts": [],
                 "products": [],

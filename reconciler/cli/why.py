@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
+from reconciler.cli import base_told
 from reconciler.cli.log_text import tail
 from reconciler.cli.output import Json, plain, print_json
 from reconciler.cli.settings import settings, verb
@@ -14,7 +15,8 @@ from reconciler.cli.state import daemon, document_in_force, local_systems, readi
 from reconciler.cli.status import complete_subject
 from reconciler.cli.status_text import state
 from reconciler.cli.text import BUSY, DIM, columns, harmless, lasting, one_line, wrapped
-from reconciler.database import lookup
+from reconciler.database import lookup, slots
+from reconciler.database.bases import BuildFacts
 from reconciler.database.blocked import blocked, slots_of
 from reconciler.database.file import Database
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
@@ -61,11 +63,15 @@ def why(job: str, *, as_json: bool) -> None:
         notes = _notes(
             database, subject, running=daemon(where) is not None, waits=answer.state.live
         )
+        base = _base(database, answer)
         if as_json:
-            print_json({**_json(database, answer), "notes": list(notes)})
+            told = None if base is None else base_told.build_json(base)
+            print_json({**_json(database, answer), "incremental": told, "notes": list(notes)})
         else:
             for line in _lines(database, answer, notes):
                 click.echo(line)
+            if base is not None:
+                click.echo(one_line(base_told.sentence(database, base)))
 
 
 class _Answer:
@@ -113,6 +119,13 @@ class _Answer:
         last = self.attempts[-1]
         took = lasting((last.finished_at or last.started_at) - last.started_at)
         return f"its outputs exist: built in {took} on {last.builder}"
+
+
+def _base(database: Database, answer: _Answer) -> BuildFacts | None:
+    """What the subject's build started from, if it takes part in incremental builds."""
+    if answer.facts is None:
+        return None
+    return slots.build(database, answer.facts.id, answer.subject.name)
 
 
 def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Answer:

@@ -402,7 +402,7 @@ def held_paths(database: Database) -> frozenset[StorePath]:
 def slots(database: Database, jobset: JobsetName | None = None) -> list[SlotFacts]:
     """What there is of each slot; of one jobset, or of all."""
     rows = database.query(
-        "SELECT s.*, j.name AS jobset,"
+        "SELECT s.job, s.system, s.branch, s.trust, j.name AS jobset,"
         " (SELECT count(*) FROM build_base c WHERE c.slot = s.id AND c.mode = 'incremental')"
         " AS incremental,"
         " (SELECT count(*) FROM build_base c WHERE c.slot = s.id AND c.mode = 'full') AS full,"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -232,6 +232,15 @@ def overlay_commits(database: Database) -> frozenset[str]:
         "SELECT reference FROM evaluation_input WHERE protocol = ?", (Protocol.CACHE_NIX,)
     )
     return frozenset(row[0] for row in rows)
+
+
+def record_repeat(database: Database, evaluation: int, facts: Mapping[str, object]) -> None:
+    """Record what else it takes to repeat an evaluation, as JSON."""
+    with database.transaction():
+        database.execute(
+            "INSERT OR REPLACE INTO evaluation_repeat(evaluation, facts) VALUES (?, ?)",
+            (evaluation, json.dumps(facts)),
+        )
 
 
 def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> None:

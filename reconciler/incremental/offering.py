@@ -21,7 +21,7 @@ from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
 from reconciler.database.ingest import known_builds
 from reconciler.errors import NixError, SourceError
-from reconciler.incremental import decisions
+from reconciler.incremental import decisions, recorded
 from reconciler.incremental.decisions import Decision
 from reconciler.incremental.fingerprint import fingerprint
 from reconciler.incremental.inputs import JobBase, publish
@@ -80,9 +80,13 @@ class Offering(Struct, frozen=True, kw_only=True):
         others = [job for job in new if not decisions.takes_part(job)]
         return [*settled.values(), *await self._once_more(decided, others)]
 
-    def record(self, offered: Iterable[Offered], ids: Mapping[DrvPath, int]) -> None:
+    def record(self, offered: Sequence[Offered], ids: Mapping[DrvPath, int]) -> None:
         """Write down what builds start from, when their derivations are in the database."""
         now = time.time()
+        from_bases = [each.job.attr_path for each in offered if each.base is not None]
+        recorded.record(
+            self.database, self.number, locked=self.locked, jobset=self.jobset, jobs=from_bases
+        )
         for each in offered:
             if each.fingerprint is not None:
                 choice = BuildBase(

@@ -6,8 +6,9 @@ failed is evaluated again, in which it starts from none: it is not the job's fau
 
 from __future__ import annotations
 
-from reconciler.database import bases, incremental, pushed
+from reconciler.database import bases, incremental, pushed, slots
 from reconciler.database.bases import Fallen
+from reconciler.database.observe import Request
 from reconciler.model import JobsetName
 from reconciler.outcomes import Kept
 from reconciler.reconcile import audits
@@ -107,3 +108,32 @@ def evaluated(farm: Farm, jobset: JobsetName, *, now: float) -> None:
             if each.derivation in farm.keeping and each.slot.jobset != jobset
         }
         retain(farm, now=now)
+
+
+# --- What people ask for -----------------------------------------------------------------------
+
+
+def quarantine(farm: Farm, request: Request, *, now: float) -> str:
+    """Have nothing start from a base; the answer. What was built from it is seen to by audits."""
+    number = int(request.subject)
+    if not bases.stored(farm.database, [number]):
+        return f"refused: there is no base {number}"
+    reason = f"{request.who}: {request.why}"
+    found = incremental.quarantine(farm.database, number, reason=reason, now=now)
+    farm.want()
+    if not found:
+        return f"base {number} is in quarantine already"
+    more = len(found) - 1
+    return f"base {number} is in quarantine" + (f", and {more} from it" if more else "")
+
+
+def reset(farm: Farm, request: Request, *, now: float) -> str:
+    """Let go of all bases of a job, so that its next build is a full one; the answer."""
+    found = slots.kept_of(farm.database, request.subject)
+    cause = f"reset by {request.who}" + (f": {request.why}" if request.why else "")
+    incremental.release(farm.database, found, cause=cause, now=now)
+    farm.executor.hold_bases(bases.held_paths(farm.database))
+    if not found:
+        return "no bases are kept of it: its next build is a full one"
+    noun = "base is" if len(found) == 1 else "bases are"
+    return f"{len(found)} {noun} let go: its next build is a full one"

@@ -1,7 +1,7 @@
 """What people ask of the daemon, carried out and answered in one sentence each.
 
-A request's subject is a jobset, a job (`JOBSET.ATTR`) or a derivation path. What cannot be done
-is answered with the reason; nothing here raises for a subject that is not there.
+A request's subject is a jobset, a job (`JOBSET.ATTR`), a derivation path or a base's number. What
+cannot be done is answered with the reason; nothing here raises for a subject that is not there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from reconciler.database import built, declared, observe
 from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
+from reconciler.reconcile import incremental
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 
@@ -32,6 +33,10 @@ def _carry_out(farm: Farm, request: Request, *, now: float) -> str:
             return _cancel(farm, request, now=now)
         case "bump":
             return _bump(farm, request, now=now)
+        case "quarantine":
+            return incremental.quarantine(farm, request, now=now)
+        case "reset":
+            return incremental.reset(farm, request, now=now)
         case other:
             raise AssertionError(f"the database accepts no verb {other}")
 

@@ -61,6 +61,13 @@ CREATE TABLE evaluation_input (
     PRIMARY KEY (evaluation, protocol)
 ) STRICT, WITHOUT ROWID;
 
+-- What else it takes to repeat it, as JSON: the locked source with all that names it, the systems,
+-- how bases reach it, and which jobs are as they were evaluated with bases.
+CREATE TABLE evaluation_repeat (
+    evaluation INTEGER PRIMARY KEY REFERENCES evaluation(id) ON DELETE CASCADE,
+    facts TEXT NOT NULL
+) STRICT;
+
 -- Which bases those are: they stay while the evaluation's builds may want them.
 CREATE TABLE evaluation_base (
     evaluation INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
@@ -103,3 +110,21 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_open ON audit(state) WHERE finished_at IS NULL;
 CREATE INDEX audit_base ON audit(base) WHERE base IS NOT NULL;
+
+-- People ask for more: to have nothing start from a base, or from any of a job.
+ALTER TABLE request RENAME TO request_before;
+DROP INDEX request_open;
+CREATE TABLE request (
+    id INTEGER PRIMARY KEY,
+    verb TEXT NOT NULL CHECK (verb IN
+        ('trigger', 'retry', 'cancel', 'bump', 'suspend', 'resume', 'quarantine', 'reset')),
+    subject TEXT NOT NULL,
+    who TEXT NOT NULL,
+    why TEXT NOT NULL,
+    made_at REAL NOT NULL,
+    handled_at REAL,
+    answer TEXT
+) STRICT;
+INSERT INTO request SELECT * FROM request_before;
+DROP TABLE request_before;
+CREATE INDEX request_open ON request(id) WHERE handled_at IS NULL;

@@ -1,0 +1,90 @@
+"""Reads for people: the jobs that leave intermediates, by name, and the evaluations to repeat."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from reconciler.database import bases
+from reconciler.database.bases import BuildFacts, SlotFacts, StoredBase
+from reconciler.database.file import Database
+from reconciler.model import JobsetName
+
+_NAMED = "j.name || '.' || s.job = ?"
+
+
+def slots_of(database: Database, job: str) -> list[SlotFacts]:
+    """The slots of a job, by its whole name: one for each system it had."""
+    row = database.one(
+        "SELECT j.name FROM incremental_slot s JOIN jobset j ON j.id = s.jobset"
+        f" WHERE {_NAMED} LIMIT 1",
+        (job,),
+    )
+    if row is None:
+        return []
+    jobset = JobsetName(row[0])
+    return [each for each in bases.slots(database, jobset) if f"{jobset}.{each.slot.job}" == job]
+
+
+def all_bases(database: Database, job: str) -> list[StoredBase]:
+    """All that is remembered of a job, released ones too, the newest first."""
+    rows = database.query(
+        "SELECT b.id FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        f" JOIN jobset j ON j.id = s.jobset WHERE {_NAMED} ORDER BY b.id DESC",
+        (job,),
+    )
+    return bases.stored(database, [row[0] for row in rows])
+
+
+def kept_of(database: Database, job: str) -> list[int]:
+    """The bases that are kept of a job."""
+    return [each.base.id for each in all_bases(database, job) if each.released_at is None]
+
+
+def newest_build(database: Database, job: str) -> BuildFacts | None:
+    """The newest build of a job of which is known what it started from."""
+    row = database.one(
+        "SELECT c.derivation FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        f" JOIN jobset j ON j.id = s.jobset WHERE {_NAMED} ORDER BY c.at DESC LIMIT 1",
+        (job,),
+    )
+    return None if row is None else build(database, row[0], job)
+
+
+def build(database: Database, derivation: int, job: str | None = None) -> BuildFacts | None:
+    """What a build started from; as a job of this name, where it is several."""
+    found = bases.explain(database, derivation)
+    own = [each for each in found if f"{each.slot.jobset}.{each.slot.job}" == job]
+    return next(iter(own or found), None)
+
+
+# --- To repeat ---------------------------------------------------------------------------------
+
+
+def repeatable(database: Database, evaluation: int) -> dict[str, Any] | None:
+    """What was recorded of an evaluation so that anyone can repeat it."""
+    row = database.one("SELECT facts FROM evaluation_repeat WHERE evaluation = ?", (evaluation,))
+    if row is None:
+        return None
+    facts: dict[str, Any] = json.loads(row[0])
+    return facts
+
+
+def evaluations_with(database: Database, derivation: int, attr: str) -> list[int]:
+    """The evaluations in which a job is this derivation, the oldest first."""
+    rows = database.query(
+        "SELECT evaluation FROM job WHERE derivation = ? AND attr = ? ORDER BY evaluation",
+        (derivation, attr),
+    )
+    return [row[0] for row in rows]
+
+
+def canonical_jobs(database: Database, evaluation: int) -> list[str]:
+    """The jobs of an evaluation that are what they are without any base."""
+    rows = database.query(
+        "SELECT attr FROM job WHERE evaluation = ? AND derivation IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM build_base c WHERE c.derivation = job.derivation"
+        " AND c.mode = 'incremental') ORDER BY attr",
+        (evaluation,),
+    )
+    return [row[0] for row in rows]

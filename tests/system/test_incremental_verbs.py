@@ -1,0 +1,104 @@
+"""The verbs of incremental builds over a whole reconciler: repeat, quarantine, reset."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli import cli
+from tests.support.trial import Trial
+from tests.system.test_incremental import UNITS, Project
+
+
+@pytest.fixture
+def project(trial: Trial) -> Project:
+    return Project(trial)
+
+
+def verb(project: Project, *arguments: str) -> Any:
+    places = ["--config", str(project.trial.config), "--state-dir", str(project.trial.state_dir)]
+    result = CliRunner().invoke(
+        cli, ["incremental", *arguments, "--json", *places], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def elsewhere(project: Project, script: str, name: str) -> list[str]:
+    """What a script prints in an empty store of the same name, its derivations."""
+    root = project.trial.root / name
+    root.mkdir()
+    environment = {
+        **project.trial.env,
+        "NIX_REMOTE": f"local?root={root}",
+        "NIX_STATE_DIR": str(root / "var"),
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "HOME": str(root),
+    }
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.partition("!")[0] for line in done.stdout.splitlines()]
+
+
+def in_force(project: Project) -> dict[str, str]:
+    """The newest evaluation's derivations by job."""
+    return dict(
+        project.trial.query(
+            "SELECT j.attr, d.path FROM job j JOIN derivation d ON d.id = j.derivation"
+            " WHERE j.evaluation = (SELECT max(id) FROM evaluation)"
+        )
+    )
+
+
+def test_a_replay_makes_the_same_derivations_in_another_store(project: Project) -> None:
+    project.declare()
+    project.run()
+    full = in_force(project)
+    first = verb(project, "replay", "it.app")
+    assert elsewhere(project, first["script"], "first") == [full["app"]]
+    project.edit(1, 5)
+    project.run()
+    built = in_force(project)
+    job = verb(project, "replay", "it.app")
+    assert job["jobs"] == ["app"]
+    assert elsewhere(project, job["script"], "second") == [built["app"]]
+    whole = verb(project, "replay", str(job["evaluation"]))
+    assert sorted(whole["jobs"]) == ["app", "uses"]
+    assert elsewhere(project, whole["script"], "third") == [built[each] for each in whole["jobs"]]
+    # Evaluated again, a job is what it was: what made it so is still found.
+    project.trial.request("trigger", "it")
+    assert project.trial.once()
+    assert in_force(project) == built
+    assert verb(project, "replay", "it.app") == job
+
+
+def test_after_a_reset_the_next_build_is_a_full_one(project: Project) -> None:
+    project.declare()
+    project.run()
+    verb(project, "reset", "it.app", "--why", "another linker")
+    project.edit(1, 5)
+    assert len(project.compiled()) == UNITS + 1
+    assert project.trial.query("SELECT answer FROM request") == [
+        ("1 base is let go: its next build is a full one",)
+    ]
+    assert project.reasons()[-1][0] == "full"
+
+
+def test_nothing_starts_from_a_base_in_quarantine(project: Project) -> None:
+    project.declare(audit={"fraction": 0})
+    project.run()
+    project.edit(1, 5)
+    project.run()
+    verb(project, "quarantine", "1", "--why", "wrong dates")
+    project.edit(2, 7)
+    assert len(project.compiled()) == UNITS + 1
+    ((answer,),) = project.trial.query("SELECT answer FROM request")
+    assert answer == "base 1 is in quarantine, and 1 from it"
+    assert str(project.bases()[0][2]).endswith(": wrong dates")
+    assert project.result() == "13"
