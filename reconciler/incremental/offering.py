@@ -83,9 +83,13 @@ class Offering(Struct, frozen=True, kw_only=True):
     def record(self, offered: Sequence[Offered], ids: Mapping[DrvPath, int]) -> None:
         """Write down what builds start from, when their derivations are in the database."""
         now = time.time()
-        from_bases = [each.job.attr_path for each in offered if each.base is not None]
         recorded.record(
-            self.database, self.number, locked=self.locked, jobset=self.jobset, jobs=from_bases
+            self.database,
+            self.number,
+            locked=self.locked,
+            jobset=self.jobset,
+            jobs=[each.job.attr_path for each in offered if each.base is not None],
+            others=[each.job.attr_path for each in offered if each.base is None],
         )
         for each in offered:
             if each.fingerprint is not None:

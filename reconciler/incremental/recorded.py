@@ -26,6 +26,7 @@ def record(
     locked: LockedSource,
     jobset: Jobset,
     jobs: Iterable[tuple[str, ...]],
+    others: Iterable[tuple[str, ...]],
 ) -> None:
     """Write down how to repeat an evaluation; `jobs` are those that were evaluated with bases."""
     facts = {
@@ -35,6 +36,8 @@ def record(
         "pure": jobset.evaluation.pure,
         "protocols": [each.value for each in jobset.incremental.protocols],
         "jobs": [list(each) for each in jobs],
+        # Of all others the name tells the path.
+        "dotted": [list(each) for each in others if any("." in name for name in each)],
     }
     incremental.record_repeat(database, evaluation, facts)
 
@@ -92,7 +95,9 @@ def _without(facts: Mapping[str, Any], attrs: Iterable[str]) -> Evaluated:
     """What was evaluated without any base."""
     takes = Protocol.ARG.value in facts["protocols"]
     texts = {Protocol.ARG: _NO_BASES} if takes else {}
-    return _evaluated(facts, [tuple(each.split(".")) for each in attrs], texts, None)
+    dotted = {".".join(path): tuple(path) for path in facts["dotted"]}
+    paths = [dotted.get(each) or tuple(each.split(".")) for each in attrs]
+    return _evaluated(facts, paths, texts, None)
 
 
 def _evaluated(

@@ -60,7 +60,7 @@ def grown(farm: Farm) -> Farm:
     choose(farm, "site-1.1", base=first, reason=REASON)
     leave(farm, "site-1.1", parent=first, commit="2")
     farm.attempt("docs-1.0")
-    farm.evaluation("web", {"site": "site-1.1", "docs": "docs-1.0"})
+    farm.evaluation("web", {"site": "site-1.1", "docs": "docs-1.0", "old.v1.0": "docs-1.0"})
     return farm
 
 
@@ -171,6 +171,7 @@ def test_replay_prints_a_script_of_what_was_recorded(grown: Farm) -> None:
         locked=locked,
         jobset=replace(jobset(), incremental=protocols),
         jobs=[("site",)],
+        others=[("docs",), ("old", "v1.0")],
     )
     found = grown.json("incremental", "replay", "web.site", schema="incremental-replay")
     assert (found["evaluation"], found["jobs"]) == (1, ["site"])
@@ -180,6 +181,7 @@ def test_replay_prints_a_script_of_what_was_recorded(grown: Farm) -> None:
     canonical = grown.json("incremental", "replay", "web.docs", schema="incremental-replay")
     assert "site" not in canonical["script"]
     assert "-A docs" in canonical["script"]
+    assert """-A 'old."v1.0"'""" in grown.run("incremental", "replay", "web.old.v1.0").output
 
 
 @pytest.mark.parametrize("base", ["7", "one", "9" * 30])
@@ -187,3 +189,9 @@ def test_a_base_that_is_not_there_is_refused(grown: Farm, base: str) -> None:
     said = str(grown.failure("incremental", "quarantine", base, "--why", "x"))
     assert f"there is no base {base}" in said
     assert "--why is empty" in str(grown.failure("incremental", "quarantine", "1", "--why", " "))
+
+
+def test_what_is_printed_fits_a_terminal(grown: Farm) -> None:
+    for verb in ("bases", "explain"):
+        lines = grown.run("incremental", verb, "web.site").output.splitlines()
+        assert [each for each in lines if width_of(each) > 80 and "/nix/store/" not in each] == []
