@@ -119,6 +119,12 @@ def audited(farm: Farm, outcome: Audited, *, now: float) -> None:
         farm.want()
 
 
+def not_pushed(farm: Farm) -> None:
+    """What was under way to a cache when it turned out wrong, and did not get there, stays here."""
+    if any(each.incremental.enable for each in farm.desired.jobsets.values()):
+        audits.withdraw_pushes(farm.database)
+
+
 def _heal(farm: Farm) -> None:
     """Have evaluated again what has jobs from what is in quarantine."""
     found: dict[JobsetName, list[Wrong]] = {}

@@ -322,6 +322,8 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
     ]
     pushed.set_push_states(farm.database, outcome.cache, changes, now=now)
     pushed.queue_lacking(farm.database, outcome.cache, outcome.lacking, now=now)
+    if outcome.failed or outcome.waiting:
+        audits.not_pushed(farm)
     progress.end_batch(
         farm.database, outcome.cache, done=outcome.sent.keys(), sent=outcome.traffic, now=now
     )
