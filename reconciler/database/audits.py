@@ -13,14 +13,10 @@ from msgspec import Struct
 
 from reconciler.bases import INTERMEDIATES
 from reconciler.database import incremental
-from reconciler.database.bases import Audit
+from reconciler.database.bases import IN_FORCE, Audit
 from reconciler.database.file import Database
 from reconciler.model import DrvPath, JobsetName, StorePath
 
-_IN_FORCE = (
-    "EXISTS (SELECT 1 FROM job JOIN evaluation e ON e.id = job.evaluation"
-    " WHERE job.derivation = c.derivation AND e.state IN ('running', 'succeeded'))"
-)
 _WRONG = (
     "c.mode = 'incremental' AND (base.quarantined_at IS NOT NULL OR EXISTS (SELECT 1 FROM audit a"
     " WHERE a.derivation = c.derivation AND a.state = 'different'))"
@@ -76,7 +72,7 @@ def unaudited(database: Database) -> list[Unaudited]:
             " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
             " WHERE c.base IS NOT NULL AND b.state IN ('succeeded', 'substituted')"
             " AND NOT EXISTS (SELECT 1 FROM audit WHERE audit.derivation = c.derivation)"
-            f" AND j.removed_at IS NULL AND {_IN_FORCE}",
+            f" AND j.removed_at IS NULL AND {IN_FORCE}",
             (INTERMEDIATES,),
         )
     ]
@@ -224,7 +220,7 @@ def failed(database: Database) -> list[tuple[JobsetName, str, str]]:
             "SELECT DISTINCT j.name, s.job, a.detail FROM audit a"
             " JOIN build_base c ON c.derivation = a.derivation"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
-            f" WHERE a.state = 'failed' AND j.removed_at IS NULL AND {_IN_FORCE}"
+            f" WHERE a.state = 'failed' AND j.removed_at IS NULL AND {IN_FORCE}"
             " ORDER BY j.name, s.job"
         )
     ]

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from reconciler.bases import INTERMEDIATES, Base, Fingerprint, History, Trust
 from reconciler.database.file import Database, Row
-from reconciler.database.incremental import DESCENDANTS, EvaluationInput, Slot
+from reconciler.database.incremental import DESCENDANTS, THIS_SLOT, EvaluationInput, Slot
 from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
 
 _SELECT = (
@@ -159,11 +159,11 @@ def built_instead(database: Database, slot: Slot, canonical: DrvPath) -> DrvPath
         " JOIN jobset j ON j.id = s.jobset JOIN derivation d ON d.id = c.derivation"
         " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
         " WHERE c.canonical = ? AND c.mode = 'incremental' AND base.quarantined_at IS NULL"
-        " AND (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
+        f" AND {THIS_SLOT}"
         " AND b.state IN ('succeeded', 'substituted') AND NOT EXISTS (SELECT 1 FROM audit a"
         "  WHERE a.derivation = c.derivation AND a.state = 'different')"
         " ORDER BY c.at DESC LIMIT 1",
-        (canonical, slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust),
+        (canonical, *slot.key),
     )
     return None if row is None else DrvPath(row[0])
 
@@ -239,10 +239,11 @@ def _slot(row: Row) -> Slot:
 
 # --- What builds left --------------------------------------------------------------------------
 
-_IN_FORCE = (
+IN_FORCE = (
     "EXISTS (SELECT 1 FROM job JOIN evaluation e ON e.id = job.evaluation"
     " WHERE job.derivation = c.derivation AND e.state IN ('running', 'succeeded'))"
 )
+"""Of a row `c` of build_base: it is of a job in force."""
 
 
 def left(database: Database) -> list[Left]:
@@ -256,7 +257,7 @@ def left(database: Database) -> list[Left]:
         " WHERE c.refused IS NULL AND o.path IS NOT NULL AND j.removed_at IS NULL"
         " AND b.state IN ('succeeded', 'substituted') AND NOT EXISTS"
         " (SELECT 1 FROM base WHERE base.slot = c.slot AND base.built = d.path)"
-        f" AND {_IN_FORCE}",
+        f" AND {IN_FORCE}",
         (INTERMEDIATES,),
     )
     return [
@@ -297,7 +298,7 @@ def fallen(database: Database) -> list[Fallen]:
         " FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
         " LEFT JOIN base ON base.id = c.base"
-        f" WHERE c.mode = 'incremental' AND (lost OR own) AND j.removed_at IS NULL AND {_IN_FORCE}"
+        f" WHERE c.mode = 'incremental' AND (lost OR own) AND j.removed_at IS NULL AND {IN_FORCE}"
     )
     return [
         Fallen(
@@ -317,9 +318,9 @@ def failed_instead(database: Database, slot: Slot, canonical: DrvPath) -> bool:
         "SELECT 1 FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
         " WHERE c.canonical = ? AND c.mode = 'incremental'"
-        " AND (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
+        f" AND {THIS_SLOT}"
         f" AND b.state IN {_FAILED} LIMIT 1",
-        (canonical, slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust),
+        (canonical, *slot.key),
     )
     return row is not None
 

@@ -18,6 +18,9 @@ DESCENDANTS = (
 )
 """A query's first part, `line`: a base and all that descend from it."""
 
+THIS_SLOT = "(j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
+"""Of a slot `s` and its jobset `j`: they are those of a `Slot.key`."""
+
 
 class Slot(Struct, frozen=True, kw_only=True):
     """A job that leaves intermediates."""
@@ -27,6 +30,11 @@ class Slot(Struct, frozen=True, kw_only=True):
     system: str
     branch: str | None
     trust: Trust
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """Its parameters for `THIS_SLOT`."""
+        return (self.jobset, self.job, self.system, self.branch or "", self.trust)
 
 
 class NewBase(Struct, frozen=True, kw_only=True):
@@ -74,16 +82,14 @@ class BuildBase(Struct, frozen=True, kw_only=True):
 
 def slot_id(database: Database, slot: Slot) -> int:
     """The number of a slot, which is made if need be; inside a transaction."""
-    key = (slot.jobset, slot.job, slot.system, slot.branch or "", slot.trust)
     database.execute(
         "INSERT INTO incremental_slot(jobset, job, system, branch, trust)"
         " SELECT id, ?2, ?3, ?4, ?5 FROM jobset WHERE name = ?1 ON CONFLICT DO NOTHING",
-        key,
+        slot.key,
     )
     row = database.one(
-        "SELECT s.id FROM incremental_slot s JOIN jobset j ON j.id = s.jobset"
-        " WHERE (j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)",
-        key,
+        f"SELECT s.id FROM incremental_slot s JOIN jobset j ON j.id = s.jobset WHERE {THIS_SLOT}",
+        slot.key,
     )
     assert row is not None, f"there is no jobset {slot.jobset}"
     return int(row[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -76,9 +76,10 @@ class Offering(Struct, frozen=True, kw_only=True):
         settled = await self._settled(jobs)
         new = [job for job in jobs if job.drv_path not in settled]
         part = [job for job in new if decisions.takes_part(job)]
-        decided = [self._without_failed(each) for each in await self._decide(part)]
         others = [job for job in new if not decisions.takes_part(job)]
-        return [*settled.values(), *await self._once_more(decided, others)]
+        kept = await self._kept() if part else {}
+        decided = self._decide(part, kept)
+        return [*settled.values(), *await self._once_more(decided, others, kept)]
 
     def record(self, offered: Sequence[Offered], ids: Mapping[DrvPath, int]) -> None:
         """Write down what builds start from, when their derivations are in the database."""
@@ -118,12 +119,12 @@ class Offering(Struct, frozen=True, kw_only=True):
         found = {}
         for job in jobs:
             paths = outputs[job.drv_path]
-            if job.drv_path in audited and (twin := await self._twin(job)) is not None:
+            exists = job.drv_path in known or bool(paths and there.issuperset(paths))
+            twin = await self._twin(job) if job.drv_path in audited or not exists else None
+            if twin is not None:
                 found[job.drv_path] = Offered(job=twin, canonical=job.drv_path)
-            elif job.drv_path in known or (paths and there.issuperset(paths)):
-                found[job.drv_path] = Offered(job=job, canonical=job.drv_path)
-            elif (twin := await self._twin(job)) is not None:
-                found[job.drv_path] = Offered(job=twin, canonical=job.drv_path)
+            elif exists:
+                found[job.drv_path] = _as_is(job)
         return found
 
     async def _twin(self, job: EvaluatedJob) -> EvaluatedJob | None:
@@ -139,22 +140,24 @@ class Offering(Struct, frozen=True, kw_only=True):
 
     # --- What starts from what -----------------------------------------------------------------
 
-    async def _decide(self, jobs: Sequence[EvaluatedJob]) -> list[Decision]:
-        if not jobs:
-            return []
+    async def _kept(self) -> dict[int, StoredBase]:
+        """The bases that can be had, by number."""
         candidates = bases.candidates(self.database, self.jobset.name)
-        paths = {
-            each.base.id: each.path
-            for each in bases.stored(self.database, [base.id for base in candidates])
-        }
-        there = await self.store.available(set(paths.values())) if paths else frozenset()
-        return decisions.decide(
+        stored = bases.stored(self.database, [each.id for each in candidates])
+        there = await self.store.available({each.path for each in stored})
+        return {each.base.id: each for each in stored if each.path in there}
+
+    def _decide(
+        self, jobs: Sequence[EvaluatedJob], kept: Mapping[int, StoredBase]
+    ) -> list[Decision]:
+        decided = decisions.decide(
             self.jobset,
             jobs,
-            [each for each in candidates if paths.get(each.id) in there],
+            [each.base for each in kept.values()],
             bases.history(self.database, self.number),
             now=time.time(),
         )
+        return [self._without_failed(each) for each in decided]
 
     def _without_failed(self, decision: Decision) -> Decision:
         """A job that failed from a base starts from none."""
@@ -164,15 +167,15 @@ class Offering(Struct, frozen=True, kw_only=True):
             return replace(decision, choice=Choice(base=None, reason=reason))
         return decision
 
-    def _chosen(self, decided: Iterable[Decision]) -> dict[int, StoredBase]:
-        wanted = {each.choice.base.id for each in decided if each.choice.base is not None}
-        return {each.base.id: each for each in bases.stored(self.database, wanted)}
-
     async def _once_more(
-        self, decided: Sequence[Decision], others: Sequence[EvaluatedJob]
+        self,
+        decided: Sequence[Decision],
+        others: Sequence[EvaluatedJob],
+        kept: Mapping[int, StoredBase],
     ) -> list[Offered]:
         """Evaluate with bases; each job as it came of that, or in full."""
-        stored = self._chosen(decided)
+        chosen = {each.choice.base.id for each in decided if each.choice.base is not None}
+        stored = {number: kept[number] for number in sorted(chosen)}
         given = {
             number: JobBase(job="", name=each.name, nar_hash=each.nar_hash)
             for number, each in stored.items()

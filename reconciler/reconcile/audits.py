@@ -121,7 +121,7 @@ def audited(farm: Farm, outcome: Audited, *, now: float) -> None:
 
 def not_pushed(farm: Farm) -> None:
     """What was under way to a cache when it turned out wrong, and did not get there, stays here."""
-    if any(each.incremental.enable for each in farm.desired.jobsets.values()):
+    if farm.incremental_jobsets():
         audits.withdraw_pushes(farm.database)
 
 

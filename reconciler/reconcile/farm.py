@@ -165,6 +165,10 @@ class Farm(Struct):
         if force:
             progress.forced = cause
 
+    def incremental_jobsets(self) -> list[Jobset]:
+        """The declared jobsets with incremental builds."""
+        return [each for each in self.desired.jobsets.values() if each.incremental.enable]
+
     # --- Desired ---------------------------------------------------------------------------
 
     def adopt(self, desired: Desired, *, now: float) -> None:

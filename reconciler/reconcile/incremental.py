@@ -17,14 +17,9 @@ from reconciler.reconcile.farm import Farm
 NOT_KEPT = "base-not-kept"
 
 
-def used(farm: Farm) -> bool:
-    """Whether any jobset has incremental builds."""
-    return any(each.incremental.enable for each in farm.desired.jobsets.values())
-
-
 def look(farm: Farm, *, now: float) -> None:
     """See to what builds left, and to those that came to no good."""
-    if not used(farm):
+    if not farm.incremental_jobsets():
         farm.held = frozenset()
         return
     for each in bases.left(farm.database):
@@ -85,16 +80,12 @@ def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
 
 def retain(farm: Farm, *, now: float) -> None:
     """Let go of what is not to be kept, and root the rest."""
-    gone: dict[int, str] = dict.fromkeys(
-        bases.ownerless(farm.database), "its jobset is declared no longer"
-    )
-    for jobset in farm.desired.jobsets.values():
-        if jobset.incremental.enable:
-            found = bases.superfluous(farm.database, jobset.name, jobset.incremental)
-            gone |= dict.fromkeys(found, "newer ones are kept")
-    for cause in {*gone.values()}:
-        released = [each for each, why in gone.items() if why == cause]
-        incremental.release(farm.database, released, cause=cause, now=now)
+    for jobset in farm.incremental_jobsets():
+        found = bases.superfluous(farm.database, jobset.name, jobset.incremental)
+        incremental.release(farm.database, found, cause="newer ones are kept", now=now)
+    found = bases.ownerless(farm.database)
+    cause = "its jobset is declared no longer"
+    incremental.release(farm.database, found, cause=cause, now=now)
     farm.executor.hold_bases(bases.held_paths(farm.database))
 
 

@@ -62,6 +62,22 @@ def make_key(file: Path) -> str:
     return file.with_name(f"{file.name}.pub").read_text().strip()
 
 
+def declared(name: str, uri: str, *, key_file: Path, host_key: str) -> Builder:
+    """A builder elsewhere as a document declares it, all else being as it is by default."""
+    return Builder(
+        name=BuilderName(name),
+        uri=uri,
+        systems=None,
+        max_jobs=2,
+        speed_factor=1,
+        supported_features=(),
+        mandatory_features=(),
+        drain=False,
+        ssh_key_file=str(key_file),
+        public_host_key=host_key,
+    )
+
+
 class Sshd:
     """A builder's ssh server. `host_key` is its public key."""
 
@@ -153,18 +169,9 @@ class TestBuilder:
 
     def declared(self, name: str = "big") -> Builder:
         """As a document declares it."""
-        return Builder(
-            name=BuilderName(name),
-            uri=f"ssh-ng://{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1:{self.sshd.port}",
-            systems=None,
-            max_jobs=2,
-            speed_factor=1,
-            supported_features=(),
-            mandatory_features=(),
-            drain=False,
-            ssh_key_file=str(self.sshd.key_file),
-            public_host_key=self.sshd.host_key,
-        )
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        uri = f"ssh-ng://{user}@127.0.0.1:{self.sshd.port}"
+        return declared(name, uri, key_file=self.sshd.key_file, host_key=self.sshd.host_key)
 
     @property
     def substituter(self) -> str:

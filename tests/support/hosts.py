@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.model import Builder, BuilderName
-from tests.support.builders import DEADLINE, make_key, sshd_program
+from reconciler.model import Builder
+from tests.support.builders import DEADLINE, declared, make_key, sshd_program
 from tests.support.private_store import PrivateStore
 
 CONFIGURATION = """
@@ -245,18 +245,8 @@ class Host:
 
     def declared(self, name: str) -> Builder:
         """As a document declares it."""
-        return Builder(
-            name=BuilderName(name),
-            uri=f"ssh-ng://root@{self.address}",
-            systems=None,
-            max_jobs=2,
-            speed_factor=1,
-            supported_features=(),
-            mandatory_features=(),
-            drain=False,
-            ssh_key_file=str(self.key_file),
-            public_host_key=self.host_key,
-        )
+        uri = f"ssh-ng://root@{self.address}"
+        return declared(name, uri, key_file=self.key_file, host_key=self.host_key)
 
 
 def _hold(command: tuple[str, ...], script: str) -> subprocess.Popen[bytes]:
