@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reconciler import fetching, listing, source
@@ -18,6 +18,7 @@ from reconciler.branches import Head
 from reconciler.build import attempt
 from reconciler.build import log as build_log
 from reconciler.build.pool import Pool
+from reconciler.caching import Caching
 from reconciler.database import Database
 from reconciler.database.evaluated import INTERRUPTED
 from reconciler.errors import NixError, ReconcilerError, UsageError
@@ -27,8 +28,6 @@ from reconciler.ingest import Ingest
 from reconciler.model import (
     AttemptResult,
     Builder,
-    Cache,
-    CacheName,
     DrvPath,
     Jobset,
     JobsetName,
@@ -48,15 +47,12 @@ from reconciler.outcomes import (
 )
 from reconciler.places import Places
 from reconciler.source import LockedSource
-from reconciler.states import InspectionScope
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    from reconciler.binary_cache.traffic import Traffic
     from reconciler.database.audits import Twins
     from reconciler.database.bases import Left
-    from reconciler.database.companions import Companion
     from reconciler.incremental.offering import Offering
     from reconciler.incremental.overlay import Overlays
 
@@ -94,8 +90,15 @@ class Executor:
         self._overlays: dict[JobsetName, Overlays] = {}
         self._store = store
         self.ingest = ingest
-        self._upstreams = upstreams
-        self._traffic: dict[CacheName, Traffic] = {}
+        self.caches = Caching(
+            store=store,
+            upstreams=upstreams,
+            logs=places.logs,
+            store_dir=places.environment.get("NIX_STORE_DIR", "/nix/store"),
+            start=self._start,
+            report=self._report,
+        )
+        """All work on caches."""
         self._wake = wake
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -337,126 +340,6 @@ class Executor:
 
     async def _fetch(self, wanted: Wanted) -> None:
         self._report(await fetching.fetch(wanted, self._store, self.ingest, now=time.time()))
-
-    def close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
-        """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
-        self._start(self._close_over(cache, outputs))
-
-    async def _close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
-        # Loading it, with its cryptography, takes longer than evaluating a small jobset.
-        from reconciler import pushing  # noqa: PLC0415
-
-        self._report(await pushing.close_over(cache, outputs, self._store, self._upstreams))
-
-    def push(
-        self,
-        cache: Cache,
-        paths: Collection[StorePath],
-        *,
-        replace: Collection[StorePath],
-        further: Collection[StorePath],
-    ) -> None:
-        """Send a batch to a cache, those to `replace` whatever it has of them; and ask for some
-        `further` paths.
-        """
-        self._start(self._push(cache, paths, replace, further))
-
-    async def _push(
-        self,
-        cache: Cache,
-        paths: Collection[StorePath],
-        replace: Collection[StorePath],
-        further: Collection[StorePath],
-    ) -> None:
-        # Loading it, with its cryptography, takes longer than evaluating a small jobset.
-        from reconciler import pushing  # noqa: PLC0415
-
-        traffic = self._traffic_to(cache)
-        work = pushing.push(
-            cache,
-            paths,
-            self._store,
-            upstreams=self._upstreams,
-            traffic=traffic,
-            replace=replace,
-            further=further,
-        )
-        self._report(await pushing.telling(work, cache.name, traffic, self._report))
-
-    def accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
-        """Send logs and realisations to a cache, beside its paths."""
-        self._start(self._accompany(cache, companions))
-
-    async def _accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
-        from reconciler.companions import accompany  # noqa: PLC0415 - as above
-
-        self._report(
-            await accompany(
-                cache,
-                companions,
-                logs=self._places.logs,
-                store_dir=self.environment.get("NIX_STORE_DIR", "/nix/store"),
-                traffic=self._traffic_to(cache),
-            )
-        )
-
-    def _traffic_to(self, cache: Cache) -> Traffic:
-        """What counts and limits all that is sent to a cache, whoever sends it."""
-        from reconciler.binary_cache.traffic import Traffic  # noqa: PLC0415 - as above
-
-        traffic = self._traffic.setdefault(cache.name, Traffic())
-        traffic.limit = cache.bandwidth
-        return traffic
-
-    def inspect(self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]) -> None:
-        """Look whether what was pushed to a cache is there."""
-        self._start(self._inspect(cache, scope, paths))
-
-    async def _inspect(
-        self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]
-    ) -> None:
-        from reconciler import inspecting  # noqa: PLC0415 - as above
-
-        self._report(await inspecting.inspect(cache, scope, paths, self._store, self._upstreams))
-
-    def mark(
-        self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
-    ) -> None:
-        """Find out what of our paths in a cache nothing needs."""
-        self._start(self._mark(cache, ours, wanted))
-
-    async def _mark(
-        self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
-    ) -> None:
-        from reconciler import collecting  # noqa: PLC0415 - as above
-
-        self._report(await collecting.mark(cache, ours, wanted))
-
-    def collect(
-        self,
-        cache: Cache,
-        paths: Collection[StorePath],
-        *,
-        ours: Collection[StorePath],
-        wanted: Collection[StorePath],
-        beside: Mapping[str, Collection[StorePath]],
-    ) -> None:
-        """Delete those of our paths in a cache that nothing needs, and what lies beside them."""
-        self._start(self._collect(cache, paths, ours, wanted, beside))
-
-    async def _collect(
-        self,
-        cache: Cache,
-        paths: Collection[StorePath],
-        ours: Collection[StorePath],
-        wanted: Collection[StorePath],
-        beside: Mapping[str, Collection[StorePath]],
-    ) -> None:
-        from reconciler import collecting  # noqa: PLC0415 - as above
-
-        self._report(
-            await collecting.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
-        )
 
     def revisit(self, derivations: Collection[DrvPath]) -> None:
         """Look again at derivations whose outputs were lost."""

@@ -22,6 +22,7 @@ SHELL: list[set[str]] = [
 ]
 EFFECTS: list[set[str]] = [
     {"executor"},
+    {"caching"},
     {"collecting", "companions", "evaluating", "fetching", "inspecting", "keeping", "listing"},
     {"auditing", "pushing"},
     {"outcomes", "upstreams"},

@@ -183,7 +183,7 @@ def _queue_pushes(farm: Farm, action: plan.QueuePushes) -> None:
     farm.closing.setdefault(action.cache, set()).update(action.derivations)
     outputs = observe.outputs(farm.database, action.derivations)
     part = bases.taking_part(farm.database, action.derivations)
-    farm.executor.close_over(
+    farm.executor.caches.close_over(
         cache,
         {
             each: [
@@ -214,7 +214,7 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
     )
     progress.begin_batch(farm.database, action.cache, now=now)
     farm.pushing.add(action.cache)
-    farm.executor.push(
+    farm.executor.caches.push(
         farm.desired.caches[action.cache],
         action.paths,
         replace=inspected.to_resend(farm.database, action.cache, action.paths),
@@ -227,7 +227,7 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
 
 def _accompany(farm: Farm, action: plan.Accompany) -> None:
     farm.accompanying.add(action.cache)
-    farm.executor.accompany(
+    farm.executor.caches.accompany(
         farm.desired.caches[action.cache],
         companions.named(farm.database, action.cache, action.names),
     )
@@ -238,7 +238,7 @@ def _inspect(farm: Farm, action: upkeep.Inspect, *, now: float) -> None:
     paths = inspected.pushed_paths(farm.database, action.cache, limit=limit)
     farm.inspecting.add(action.cache)
     farm.inspected_at[action.cache] = now
-    farm.executor.inspect(farm.desired.caches[action.cache], action.scope, paths)
+    farm.executor.caches.inspect(farm.desired.caches[action.cache], action.scope, paths)
 
 
 def _collect(farm: Farm, action: upkeep.Mark | upkeep.Collect, *, now: float) -> None:
@@ -249,12 +249,12 @@ def _collect(farm: Farm, action: upkeep.Mark | upkeep.Collect, *, now: float) ->
     match action:
         case upkeep.Mark():
             farm.marked_at[action.cache] = now
-            farm.executor.mark(cache, ours, wanted)
+            farm.executor.caches.mark(cache, ours, wanted)
         case upkeep.Collect():
             farm.collected_at[action.cache] = now
             paths = collected.due(farm.database, action.cache, before=action.before)
             collected.begin(farm.database, action.cache, paths)
             beside = companions.belonging(farm.database, action.cache, paths)
-            farm.executor.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
+            farm.executor.caches.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
         case _:
             assert_never(action)

@@ -1,0 +1,162 @@
+"""What is done with caches in the background: into them, looking at them, out of them.
+
+A part of the executor, which tells how a task is started and takes what comes of it. Each kind of
+work is loaded when it is first done: with its cryptography that takes longer than evaluating a
+small jobset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reconciler.model import Cache, CacheName, StorePath
+from reconciler.outcomes import Outcome
+from reconciler.states import InspectionScope
+from reconciler.store import Store
+from reconciler.upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from reconciler.binary_cache.traffic import Traffic
+    from reconciler.database.companions import Companion
+
+
+class Caching:
+    """See the module's text. Starting something never waits."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upstreams: Upstreams,
+        logs: Path,
+        store_dir: str,
+        start: Callable[[Coroutine[Any, Any, None]], object],
+        report: Callable[[Outcome], None],
+    ) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._logs = logs
+        self._store_dir = store_dir
+        self._start = start
+        self._report = report
+        self._traffic: dict[CacheName, Traffic] = {}
+
+    def close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
+        """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
+        self._start(self._close_over(cache, outputs))
+
+    async def _close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
+        from reconciler import pushing  # noqa: PLC0415 - see above
+
+        self._report(await pushing.close_over(cache, outputs, self._store, self._upstreams))
+
+    def push(
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        *,
+        replace: Collection[StorePath],
+        further: Collection[StorePath],
+    ) -> None:
+        """Send a batch to a cache, those to `replace` whatever it has of them; and ask for some
+        `further` paths.
+        """
+        self._start(self._push(cache, paths, replace, further))
+
+    async def _push(
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        replace: Collection[StorePath],
+        further: Collection[StorePath],
+    ) -> None:
+        from reconciler import pushing  # noqa: PLC0415 - see above
+
+        traffic = self._traffic_to(cache)
+        work = pushing.push(
+            cache,
+            paths,
+            self._store,
+            upstreams=self._upstreams,
+            traffic=traffic,
+            replace=replace,
+            further=further,
+        )
+        self._report(await pushing.telling(work, cache.name, traffic, self._report))
+
+    def accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
+        """Send logs and realisations to a cache, beside its paths."""
+        self._start(self._accompany(cache, companions))
+
+    async def _accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
+        from reconciler.companions import accompany  # noqa: PLC0415 - see above
+
+        self._report(
+            await accompany(
+                cache,
+                companions,
+                logs=self._logs,
+                store_dir=self._store_dir,
+                traffic=self._traffic_to(cache),
+            )
+        )
+
+    def _traffic_to(self, cache: Cache) -> Traffic:
+        """What counts and limits all that is sent to a cache, whoever sends it."""
+        from reconciler.binary_cache.traffic import Traffic  # noqa: PLC0415 - see above
+
+        traffic = self._traffic.setdefault(cache.name, Traffic())
+        traffic.limit = cache.bandwidth
+        return traffic
+
+    def inspect(self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]) -> None:
+        """Look whether what was pushed to a cache is there."""
+        self._start(self._inspect(cache, scope, paths))
+
+    async def _inspect(
+        self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]
+    ) -> None:
+        from reconciler import inspecting  # noqa: PLC0415 - see above
+
+        self._report(await inspecting.inspect(cache, scope, paths, self._store, self._upstreams))
+
+    def mark(
+        self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
+    ) -> None:
+        """Find out what of our paths in a cache nothing needs."""
+        self._start(self._mark(cache, ours, wanted))
+
+    async def _mark(
+        self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
+    ) -> None:
+        from reconciler import collecting  # noqa: PLC0415 - see above
+
+        self._report(await collecting.mark(cache, ours, wanted))
+
+    def collect(
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        *,
+        ours: Collection[StorePath],
+        wanted: Collection[StorePath],
+        beside: Mapping[str, Collection[StorePath]],
+    ) -> None:
+        """Delete those of our paths in a cache that nothing needs, and what lies beside them."""
+        self._start(self._collect(cache, paths, ours, wanted, beside))
+
+    async def _collect(
+        self,
+        cache: Cache,
+        paths: Collection[StorePath],
+        ours: Collection[StorePath],
+        wanted: Collection[StorePath],
+        beside: Mapping[str, Collection[StorePath]],
+    ) -> None:
+        from reconciler import collecting  # noqa: PLC0415 - see above
+
+        self._report(
+            await collecting.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
+        )
