@@ -27,7 +27,7 @@ from reconciler.status import counted
 SAID = "incremental: "
 """How lines of the library's begin in a build's log (docs/incremental.md)."""
 _HERE = ("status", "bases", "explain")
-_ASKING = ("replay", "quarantine", "reset")
+_ASKING = ("replay", "audit", "quarantine", "reset")
 
 
 class _Incremental(click.Group):

@@ -1,4 +1,4 @@
-"""`reconciler incremental replay`, `quarantine` and `reset`: repeat builds, or have others made."""
+"""`reconciler incremental replay`, `audit`, `quarantine`, `reset`: repeat builds, or ask for some."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from reconciler.cli.requests import write_down
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import reading
 from reconciler.cli.status import complete_subject
-from reconciler.database import bases, lookup
+from reconciler.cli.text import columns, one_line, wrapped
+from reconciler.database import bases, lookup, slots
 from reconciler.database.file import Database
 from reconciler.database.lookup import JobSubject
 from reconciler.errors import UsageError
@@ -59,6 +60,32 @@ def _repeatable(database: Database, text: str) -> tuple[int, Evaluated]:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST else None
+
+
+@verb(
+    "audit",
+    examples="""
+    reconciler incremental audit website.app
+    reconciler incremental audit website.app --why "before the release"
+    """,
+)
+@click.argument("job", shell_complete=complete_subject)
+@click.option("--why", default="", metavar="TEXT", help="The reason, for the log of events.")
+def audit(job: str, *, why: str, as_json: bool) -> None:
+    """Have the newest build of JOB made again without its base, and compared.
+
+    At low priority. Where the two differ, nothing starts from that base any more, and what was
+    built from it is built again without.
+    """
+    with reading(settings()) as database:
+        name = taking_part(database, job)
+        found = slots.auditable(database, name)
+    if isinstance(found, str):
+        raise UsageError(found)
+    write_down("audit", [name], why, as_json=as_json)
+    if not as_json:
+        click.echo(wrapped(f"{found.path}: {one_line(found.reason)}", width=columns() or 80))
+        click.echo(f"What comes of it: reconciler incremental explain {name}")
 
 
 @verb(

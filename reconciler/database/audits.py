@@ -87,7 +87,7 @@ def request(database: Database, derivations: Collection[int], *, now: float) -> 
         "SELECT c.derivation, c.canonical, c.base FROM build_base c"
         " JOIN build b ON b.derivation = c.derivation"
         " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
-        " WHERE c.base IS NOT NULL AND b.state IN ('succeeded', 'substituted')"
+        " WHERE c.mode = 'incremental' AND b.state IN ('succeeded', 'substituted')"
         " AND c.derivation IN (SELECT value FROM json_each(?)) GROUP BY c.derivation",
         (INTERMEDIATES, json.dumps(list(derivations))),
     )

@@ -31,6 +31,8 @@ MIGRATIONS = (
     "m006_upstream_answers",
     "m007_quarantine",
     "m008_incremental",
+    "m009_audits",
+    "m011_artifacts",
 )
 """Names of this program's migrations, in order. Here, because loading the migrations themselves
 takes as long as a whole report, which needs only to know whether there are others."""

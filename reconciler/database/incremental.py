@@ -286,7 +286,7 @@ def refuse(database: Database, slot: Slot, derivation: int, *, reason: str) -> N
 
 
 def ask_audit(
-    database: Database, derivation: int, *, base: int, clean: DrvPath, now: float
+    database: Database, derivation: int, *, base: int | None, clean: DrvPath, now: float
 ) -> None:
     """Have a build made again without its base; asked for once more, it is made once more."""
     with database.transaction():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from reconciler.database import bases
+from reconciler.bases import INTERMEDIATES
+from reconciler.database import bases, lookup
 from reconciler.database.bases import BuildFacts, SlotFacts, StoredBase
 from reconciler.database.file import Database
 from reconciler.model import JobsetName
@@ -56,6 +57,28 @@ def build(database: Database, derivation: int, job: str | None = None) -> BuildF
     found = bases.explain(database, derivation)
     own = [each for each in found if f"{each.slot.jobset}.{each.slot.job}" == job]
     return next(iter(own or found), None)
+
+
+def auditable(database: Database, job: str) -> BuildFacts | str:
+    """The newest build of a job, if it can be audited and was not yet; else why not."""
+    found = newest_build(database, job)
+    if found is None:
+        return f"no build of {job} is remembered: its history was forgotten"
+    if not found.incremental:
+        return f"the newest build of {job} started from no base, so there is nothing to audit"
+    own = (found.derivation, INTERMEDIATES)
+    if not database.one("SELECT 1 FROM output WHERE derivation = ? AND name = ?", own):
+        return f"{job} starts from no base itself, but needs what does: audit that"
+    state = lookup.build_facts(database, found.derivation).state
+    if not state.good:
+        return f"the newest build of {job} is {state}: only what was built can be audited"
+    if found.audit in ("pending", "running"):
+        return f"{job} is being audited already: `reconciler incremental explain {job}` shows it"
+    if found.audit == "same":
+        return f"{job} was audited already: it is what a build without a base comes to"
+    if found.audit == "different":
+        return f"{job} was audited already, and is built without a base: {found.audit_detail}"
+    return found
 
 
 # --- To repeat ---------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ again: there, such jobs start from nothing that is in quarantine.
 from __future__ import annotations
 
 from reconciler.bases import is_sampled
-from reconciler.database import audits, bases, built, incremental
+from reconciler.database import audits, bases, built, incremental, slots
 from reconciler.database.audits import Wrong
 from reconciler.database.bases import Audit
 from reconciler.database.ingest import known_builds
+from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
 from reconciler.outcomes import Audited, Revisited
 from reconciler.reconcile.farm import AuditStage, Farm
@@ -45,6 +46,18 @@ def _ask(farm: Farm, *, now: float) -> None:
             incremental.ask_audit(
                 farm.database, each.derivation, base=each.base, clean=each.canonical, now=now
             )
+
+
+def ask(farm: Farm, request: Request, *, now: float) -> str:
+    """Have the newest build of a job audited; the answer."""
+    found = slots.auditable(farm.database, request.subject)
+    if isinstance(found, str):
+        return f"refused: {found}"
+    jobset = farm.desired.jobsets.get(found.slot.jobset)
+    if jobset is None or not jobset.incremental.enable:
+        return f"refused: jobset {found.slot.jobset} has incremental.enable no longer"
+    audits.request(farm.database, [found.derivation], now=now)
+    return "its newest build is made again without a base, and compared"
 
 
 def _go_on(farm: Farm, audit: Audit, *, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from reconciler.database import built, declared, observe
 from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
-from reconciler.reconcile import incremental
+from reconciler.reconcile import audits, incremental
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 
@@ -37,6 +37,8 @@ def _carry_out(farm: Farm, request: Request, *, now: float) -> str:
             return incremental.quarantine(farm, request, now=now)
         case "reset":
             return incremental.reset(farm, request, now=now)
+        case "audit":
+            return audits.ask(farm, request, now=now)
         case other:
             raise AssertionError(f"the database accepts no verb {other}")
 

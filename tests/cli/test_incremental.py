@@ -10,7 +10,7 @@ from reconciler.cli.text import width_of
 from reconciler.database import incremental, observe
 from reconciler.database.incremental import BuildBase, EvaluationInput, NewBase, Slot
 from reconciler.incremental import recorded
-from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
+from reconciler.model import DrvPath, Incremental, JobsetName, Outcome, Protocol, StorePath
 from reconciler.source import LockedGit, LockedSource
 from tests.cli.farm import SYSTEM, Farm
 from tests.support.jobsets import jobset
@@ -123,7 +123,7 @@ def test_why_and_status_tell_it_in_one_line(grown: Farm) -> None:
     assert "full" not in grown.run("why", "web.docs").output
 
 
-@pytest.mark.parametrize("verb", ["bases", "explain", "reset", "replay"])
+@pytest.mark.parametrize("verb", ["bases", "explain", "reset", "replay", "audit"])
 def test_what_is_no_job_that_takes_part_is_refused(grown: Farm, verb: str) -> None:
     assert "there is no jobset" in str(grown.failure("incremental", verb, "nothing"))
     said = str(grown.failure("incremental", verb, "web"))
@@ -150,6 +150,65 @@ def test_quarantine_and_reset_are_requests(grown: Farm) -> None:
         ("quarantine", "1", "wrong dates"),
         ("reset", "web.site", ""),
     ]
+
+
+def finish(farm: Farm, *, difference: str | None) -> None:
+    """End the audit that is open."""
+    ((audit,),) = farm.database.query("SELECT id FROM audit WHERE finished_at IS NULL")
+    incremental.end_audit(farm.database, audit, difference=difference, now=farm.now)
+
+
+def audited(farm: Farm, name: str = "site-1.1") -> None:
+    """A build has what makes it auditable."""
+    with farm.database.transaction():
+        farm.database.execute(
+            "INSERT INTO output(derivation, name, path) VALUES (?, 'intermediates', ?)",
+            (farm.ids[name], f"/nix/store/{name}-intermediates"),
+        )
+
+
+def test_an_audit_is_a_request_and_tells_where_to_look(grown: Farm) -> None:
+    audited(grown)
+    lines = grown.run("incremental", "audit", "web.site", "--why", "release").output.splitlines()
+    assert lines[0] == "asked: audit web.site"
+    assert lines[-1] == "What comes of it: reconciler incremental explain web.site"
+    assert f"{grown.path('site-1.1')}: {REASON}" in " ".join(lines)
+    made = grown.json("incremental", "audit", "web.site", schema="requests")
+    assert [(each["verb"], each["subject"]) for each in made["requests"]] == [("audit", "web.site")]
+    asked = observe.open_requests(grown.database)
+    assert [(each.verb, each.why) for each in asked] == [("audit", "release"), ("audit", "")]
+
+
+def test_what_is_audited_already_is_answered_so(grown: Farm) -> None:
+    audited(grown)
+    build = grown.ids["site-1.1"]
+    clean = DrvPath(f"/nix/store/{'c' * 32}-site.drv")
+    incremental.ask_audit(grown.database, build, base=1, clean=clean, now=grown.now)
+    assert "is being audited already" in str(grown.failure("incremental", "audit", "web.site"))
+    finish(grown, difference=None)
+    said = str(grown.failure("incremental", "audit", "web.site"))
+    assert said == "web.site was audited already: it is what a build without a base comes to"
+    incremental.ask_audit(grown.database, build, base=1, clean=clean, now=grown.now)
+    finish(grown, difference="the output out differs")
+    said = str(grown.failure("incremental", "audit", "web.site"))
+    assert said.endswith("is built without a base: the output out differs")
+    assert observe.open_requests(grown.database) == []
+
+
+def test_only_what_started_from_a_base_and_was_built_is_audited(grown: Farm) -> None:
+    said = str(grown.failure("incremental", "audit", "web.site"))
+    assert said == "web.site starts from no base itself, but needs what does: audit that"
+    grown.derivations({"site-1.2": []})
+    grown.attempt("site-1.2", Outcome.FAILED)
+    audited(grown, "site-1.2")
+    choose(grown, "site-1.2", base=1, reason=REASON)
+    said = str(grown.failure("incremental", "audit", "web.site"))
+    assert said == "the newest build of web.site is failed: only what was built can be audited"
+    choose(grown, "site-1.2", base=None, reason="built in full: for a change")
+    said = str(grown.failure("incremental", "audit", "web.site"))
+    assert said == (
+        "the newest build of web.site started from no base, so there is nothing to audit"
+    )
 
 
 def test_replay_prints_a_script_of_what_was_recorded(grown: Farm) -> None:

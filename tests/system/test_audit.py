@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from reconciler.database import observe, open_writer
-from reconciler.database.audits import request
 from tests.support.trial import Trial
 from tests.system.test_incremental import MAKEFILE, UNITS, Project
+from tests.system.test_incremental_verbs import verb
 
 ALL = {"fraction": 1}
 NONE = {"fraction": 0}
+ALREADY = "it.app was audited already: it is what a build without a base comes to"
 STALE = MAKEFILE.replace(" common.h", "")
 """It lacks a dependency: where the header changes, nothing is compiled."""
 
@@ -213,9 +211,8 @@ def test_where_the_clean_build_fails_it_is_told_and_may_be_asked_for_again(
 
 
 def ask(project: Project) -> None:
-    with closing(open_writer(project.trial.state_dir, now=time.time())) as database:
-        named = observe.derivations_named(database, "it.app")
-        assert request(database, named, now=time.time()) == 1
+    verb(project, "audit", "it.app", "--why", "to be sure")
+    project.trial.settled = False
 
 
 def test_a_person_may_have_a_build_audited(project: Project) -> None:
@@ -226,3 +223,10 @@ def test_a_person_may_have_a_build_audited(project: Project) -> None:
     ask(project)
     assert project.trial.once()
     assert audits(project) == [("same", None)]
+    # Had two asked at once, the second would have got an answer, too.
+    project.trial.request("audit", "it.app")
+    assert project.trial.once()
+    assert project.trial.query("SELECT verb, answer FROM request ORDER BY id") == [
+        ("audit", "its newest build is made again without a base, and compared"),
+        ("audit", f"refused: {ALREADY}"),
+    ]
