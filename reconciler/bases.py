@@ -49,6 +49,10 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """None: the source has but one."""
     trusts: frozenset[Trust]
     """Whose bases it may start from."""
+    slot: str | None = None
+    """The name under which its bases are kept; None: the job's own."""
+    fallback: str | None = None
+    """The name of the bases it starts from where it has none itself."""
 
 
 class Base(Struct, frozen=True, kw_only=True):
@@ -69,6 +73,15 @@ class Base(Struct, frozen=True, kw_only=True):
     created_at: float
     quarantined: str | None = None
     """Why it must not be used."""
+    slot: str | None = None
+    """The name under which it is kept; None: its job's own."""
+    fetched_from: str | None = None
+    """The artifact store that it is from; None: it was built here."""
+
+    @property
+    def kept_as(self) -> str:
+        """The name under which it is kept."""
+        return self.slot or self.job
 
 
 class History(Struct, frozen=True, kw_only=True):
@@ -87,6 +100,8 @@ class Choice(Struct, frozen=True, kw_only=True):
     """None: it is a full one."""
     reason: str
     """A sentence for people."""
+    due: bool = False
+    """A full build is due: no other base is wanted."""
 
 
 def choose(
@@ -98,7 +113,8 @@ def choose(
     now: float,
 ) -> Choice:
     """Choose what a build starts from."""
-    of_job = [each for each in bases if (each.job, each.system) == (wanted.job, wanted.system)]
+    names = {wanted.slot or wanted.job, wanted.fallback}
+    of_job = [each for each in bases if each.kept_as in names and each.system == wanted.system]
     trusted = [each for each in of_job if each.trust in wanted.trusts]
     places = _Places(wanted, history, settings)
     ranked = sorted(
@@ -115,8 +131,10 @@ def choose(
         elif base.fingerprint.digest != wanted.fingerprint.digest:
             told = difference(base.fingerprint, wanted.fingerprint)
             problem = f"since {found}, {told}"
-        elif (worn := _worn(base, settings, now=now)) is not None:
-            return Choice(base=None, reason=f"built in full: {found} {worn}")
+        elif (
+            tired := worn(depth=base.depth, full_at=base.full_at, settings=settings, now=now)
+        ) is not None:
+            return Choice(base=None, reason=f"built in full: {found} {tired}", due=True)
         else:
             depth = "a full one" if not base.depth else f"{_builds(base.depth)} after a full one"
             return Choice(base=base, reason=f"starts from {found}, {depth}")
@@ -134,13 +152,11 @@ def is_sampled(path: str, fraction: float) -> bool:
     return part < fraction
 
 
-def _worn(base: Base, settings: Incremental, *, now: float) -> str | None:
-    """Why a chain is not to be made longer."""
-    if base.depth >= settings.max_depth:
-        return (
-            f"is {_builds(base.depth)} after a full one, and chain.maxDepth is {settings.max_depth}"
-        )
-    age = now - base.full_at
+def worn(*, depth: int, full_at: float, settings: Incremental, now: float) -> str | None:
+    """Why a chain is not to be made longer, of so many builds after a full one."""
+    if depth >= settings.max_depth:
+        return f"is {_builds(depth)} after a full one, and chain.maxDepth is {settings.max_depth}"
+    age = now - full_at
     if settings.full_every is not None and age >= settings.full_every:
         return (
             f"goes back to a full one made {format_duration(age)} ago,"
@@ -165,6 +181,8 @@ class _Places:
 
     def __init__(self, wanted: Wanted, history: History, settings: Incremental) -> None:
         self._branch = wanted.branch
+        self._slot = wanted.slot or wanted.job
+        self._named = wanted.slot is not None
         self._fallback = settings.fallback_branch
         parents = history.parents[: settings.parents]
         self._back = {commit: number for number, commit in enumerate(parents, start=1)}
@@ -173,6 +191,8 @@ class _Places:
     def rank(self, base: Base) -> tuple[float, ...] | None:
         """Less is nearer; None is out of reach."""
         newest = (-base.created_at, -base.id)
+        if base.kept_as != self._slot:
+            return (5, 0, *newest)
         if base.branch == self._branch:
             return (0, 0, *newest)
         if base.commit is not None and base.commit in self._back:
@@ -181,12 +201,19 @@ class _Places:
             return (2, 0, *newest)
         if base.branch is not None and base.branch == self._fallback:
             return (3, 0, *newest)
-        return None
+        # Who names a slot has said which builds are near enough.
+        return (4, 0, *newest) if self._named else None
 
     def name(self, base: Base, *, newest: bool) -> str:
         """What a base within reach is to the build."""
         which = "the newest" if newest else "an earlier"
         at = "" if base.commit is None else f" (commit {base.commit[:12]})"
+        fallback = base.kept_as != self._slot
+        if base.fetched_from is not None:
+            slot = f"{'the fallback ' if fallback else ''}slot {base.kept_as}"
+            return f"{which} build of {slot} in the artifact store {base.fetched_from}{at}"
+        if fallback:
+            return f"{which} build of the fallback slot {base.kept_as}{at}"
         if base.branch == self._branch:
             of = "" if base.branch is None else f" of branch {base.branch}"
             return f"{which} build{of}{at}"
@@ -196,7 +223,9 @@ class _Places:
             return f"the build of {far}{at}"
         if base.commit is not None and base.commit == self._fork_point:
             return f"the build of where its branch left {self._fallback}{at}"
-        return f"{which} build of branch {self._fallback}{at}"
+        if base.branch is not None and base.branch == self._fallback:
+            return f"{which} build of branch {self._fallback}{at}"
+        return f"{which} build of the slot {base.kept_as}{at}"
 
 
 def _builds(number: int) -> str:

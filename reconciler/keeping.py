@@ -11,7 +11,9 @@ from reconciler.database.bases import Left
 from reconciler.database.incremental import NewBase
 from reconciler.errors import NixError
 from reconciler.incremental.intermediates import Refused, add_base
+from reconciler.incremental.policy import policy_of
 from reconciler.model import StorePath
+from reconciler.nix import basic_derivation
 from reconciler.outcomes import Kept
 from reconciler.store import Store
 
@@ -29,6 +31,7 @@ async def keep(left: Left, store: Store, *, max_size: int) -> Kept:
         if unusable is not None:
             return Kept(left=left, refused=unusable)
         name = f"{left.name[:_LONGEST]}-intermediates"
+        policy = policy_of(basic_derivation.read(left.path))
         kept = await add_base(store, left.intermediates, name=name, max_size=max_size)
     except (NixError, OSError) as error:
         return Kept(left=left, error=str(error))
@@ -44,6 +47,8 @@ async def keep(left: Left, store: Store, *, max_size: int) -> Kept:
         built=left.path,
         revision=left.revision,
         parent=left.parent,
+        shared_slot=policy.slot,
+        bucket=policy.bucket,
     )
     return Kept(left=left, base=base)
 

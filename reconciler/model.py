@@ -27,6 +27,7 @@ from reconciler.states import (
 
 __all__ = [
     "Amount",
+    "ArtifactStore",
     "AttemptResult",
     "Branches",
     "BuildProduct",
@@ -173,6 +174,10 @@ class Incremental(Struct, frozen=True, kw_only=True):
     max_size: int = 20 * 2**30
     """Bytes of all bases of the jobset together."""
     retry_clean: bool = True
+    share_read: bool = True
+    """Whether its builds may start from bases of artifact stores."""
+    share_write: bool = True
+    """Whether what they leave goes there."""
 
 
 class Jobset(Struct, frozen=True, kw_only=True):
@@ -280,6 +285,14 @@ class Cache(Struct, frozen=True, kw_only=True):
         return (*first, *self.signing_key_files)
 
 
+class ArtifactStore(Struct, frozen=True, kw_only=True):
+    """A declared store of what builds leave for later ones, on any machine."""
+
+    name: str
+    url: str
+    credentials_file: str | None = None
+
+
 class Desired(Struct, frozen=True, kw_only=True):
     """One valid document."""
 
@@ -292,6 +305,7 @@ class Desired(Struct, frozen=True, kw_only=True):
     """The document as canonical JSON: every default written out, every path absolute."""
     patterns: Mapping[JobsetName, Jobset] = field(default_factory=dict)
     """Those that are declared for branches; the branches' own are among `jobsets`, once known."""
+    artifact_stores: Mapping[str, ArtifactStore] = field(default_factory=dict)
 
 
 # --- What Nix says -----------------------------------------------------------------------------

@@ -436,5 +436,7 @@ def _declared(desired: Desired, *, kind: str, name: str) -> bool:
             return name in desired.builders
         case "cache":
             return name in desired.caches
+        case "artifact-store":
+            return name in desired.artifact_stores
         case _:
             return True

@@ -18,7 +18,7 @@ _LONGEST = 4096
 
 
 def missing(desired: Desired) -> dict[tuple[str, str], str | None]:
-    """For each builder and cache (kind and name) what is wrong with its secrets; None: nothing."""
+    """What is wrong with the secrets of each object (kind and name) that has any; None: nothing."""
     found: dict[tuple[str, str], str | None] = {}
     for kind, name, files in _declared(desired):
         troubles = [
@@ -42,6 +42,8 @@ def _declared(desired: Desired) -> Iterator[tuple[str, str, dict[str, str | None
             **{f"signingKeyFiles[{n}]": file for n, file in enumerate(cache.signing_key_files)},
         }
         yield "cache", cache.name, files
+    for store in desired.artifact_stores.values():
+        yield "artifact-store", store.name, {"credentialsFile": store.credentials_file}
 
 
 def _trouble(file: Path) -> str | None:

@@ -17,6 +17,7 @@ from reconciler.config import document, json_schema, rules
 from reconciler.config.json_schema import schema
 from reconciler.config.tree import DocumentError, plain
 from reconciler.model import (
+    ArtifactStore,
     Branches,
     Builder,
     BuilderName,
@@ -112,6 +113,12 @@ def _desired(completed: dict[str, Any]) -> Desired:
             CacheName(name): _cache(CacheName(name), value)
             for name, value in completed["caches"].items()
         },
+        artifact_stores={
+            name: ArtifactStore(
+                name=name, url=value["url"], credentials_file=value["credentialsFile"]
+            )
+            for name, value in completed["artifactStores"].items()
+        },
         digest=hashlib.sha256(canonical.encode()).hexdigest(),
         document=canonical,
     )
@@ -170,6 +177,8 @@ def _incremental(source: Source, value: dict[str, Any]) -> Incremental:
         per_slot=retention["perSlot"],
         max_size=size(retention["maxSize"]),
         retry_clean=value["retryClean"],
+        share_read=value["share"]["read"],
+        share_write=value["share"]["write"],
     )
 
 

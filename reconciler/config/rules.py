@@ -75,6 +75,8 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
         yield from _resource_rules(["jobsets", name, "resources"], jobset, builders)
     yield from _builders(builders)
     yield from _stored_secrets(document)
+    for name, store in _declared(document, "artifactStores").items():
+        yield from _artifact_store(["artifactStores", name], store)
     for name, cache in caches.items():
         at: list[str | int] = ["caches", name]
         yield from _sent_to(at, cache)
@@ -217,6 +219,18 @@ def _by_ssh(at: list[str | int], declared: dict[str, Json]) -> Iterator[Refusal]
             f"{quote(key)} is no public host key, or not all of one",
             "copy the whole line of /etc/ssh/ssh_host_ed25519_key.pub there",
         )
+
+
+def _artifact_store(at: list[str | int], store: dict[str, Json]) -> Iterator[Refusal]:
+    """Refuse a key where everyone sees it, and one that opens nothing."""
+    url = store.get("url")
+    if not isinstance(url, str):
+        return
+    if url.startswith("s3:") and "@" in url.partition("?")[0]:
+        # The value itself is a secret: not to be printed.
+        yield [*at, "url"], "it has a key in it", "keep the key in a file, as credentialsFile"
+    if url.startswith("file:") and store.get("credentialsFile") is not None:
+        yield [*at, "credentialsFile"], "a folder is opened by no key", "remove it"
 
 
 def _systems(at: list[str | int], systems: Json) -> Iterator[Refusal]:

@@ -1,4 +1,4 @@
-"""Reads: bases of incremental builds, what used them, and which of them are to be let go."""
+"""Reads: bases of incremental builds, and what used them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from msgspec import Struct
 from reconciler.bases import INTERMEDIATES, Base, Fingerprint, History, Trust
 from reconciler.database.file import Database, Row
 from reconciler.database.incremental import DESCENDANTS, THIS_SLOT, EvaluationInput, Slot
-from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
+from reconciler.model import DrvPath, JobsetName, Protocol, StorePath
 
 _SELECT = (
-    "SELECT b.*, f.parts, s.job, s.system, s.branch, s.trust, j.name AS jobset FROM base b"
+    "SELECT b.*, f.parts, s.job, s.system, s.branch, s.trust, j.name AS jobset,"
+    " (SELECT max(a.at) FROM artifact a WHERE a.base = b.id AND a.state = 'shared') AS shared_at"
+    " FROM base b"
     " JOIN incremental_slot s ON s.id = b.slot JOIN fingerprint f ON f.digest = b.fingerprint"
     " JOIN jobset j ON j.id = s.jobset"
 )
 _FAILED = "('failed', 'timed-out', 'log-limit', 'output-limit', 'not-deterministic')"
-_PROJECT = (
+SAME_SOURCE = (
     "(SELECT coalesce(o.pattern, o.id) FROM jobset o WHERE o.name = ?) = coalesce(j.pattern, j.id)"
 )
 """Jobsets `j` that are branches of one source, with the one that is named."""
@@ -40,6 +42,10 @@ class StoredBase(Struct, frozen=True, kw_only=True):
     used_at: float | None
     audited_at: float | None
     released_at: float | None
+    bucket: str | None = None
+    """The artifact store that its policy names."""
+    shared_at: float | None = None
+    """When it was put there."""
 
 
 class Left(Struct, frozen=True, kw_only=True):
@@ -116,7 +122,7 @@ class Audit(Struct, frozen=True, kw_only=True):
 
 def candidates(database: Database, jobset: JobsetName) -> list[Base]:
     """What the jobs of a jobset may start from: all that is kept of its source's branches."""
-    rows = database.query(f"{_SELECT} WHERE b.released_at IS NULL AND {_PROJECT}", (jobset,))
+    rows = database.query(f"{_SELECT} WHERE b.released_at IS NULL AND {SAME_SOURCE}", (jobset,))
     prints: dict[str, Fingerprint] = {}
     return [_base(row, prints) for row in rows]
 
@@ -202,6 +208,8 @@ def _base(row: Row, prints: dict[str, Fingerprint]) -> Base:
         full_at=row["full_at"],
         created_at=row["created_at"],
         quarantined=row["quarantine"],
+        slot=row["shared_slot"],
+        fetched_from=row["fetched_from"],
     )
 
 
@@ -220,6 +228,8 @@ def _stored(row: Row) -> StoredBase:
         used_at=row["used_at"],
         audited_at=row["audited_at"],
         released_at=row["released_at"],
+        bucket=row["bucket"],
+        shared_at=row["shared_at"],
     )
 
 
@@ -334,67 +344,6 @@ def suspects(database: Database, canonical: DrvPath) -> list[int]:
         (canonical,),
     )
     return [row[0] for row in rows]
-
-
-# --- Retention ---------------------------------------------------------------------------------
-
-
-def superfluous(database: Database, jobset: JobsetName, settings: Incremental) -> list[int]:
-    """The bases of a source's branches that are not to be kept.
-
-    Of each job of a branch the newest are kept, as far as all of them together are not too large,
-    and whatever an evaluation was given whose builds have not ended.
-    """
-    rows = database.query(
-        "SELECT id, path, size, place FROM (SELECT b.*, row_number() OVER"
-        " (PARTITION BY b.slot ORDER BY b.quarantined_at IS NOT NULL, b.created_at DESC,"
-        " b.id DESC) AS place FROM base b JOIN incremental_slot s ON s.id = b.slot"
-        f" JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL AND {_PROJECT})"
-        # The newest of each job before the second of any.
-        " ORDER BY place, created_at DESC, id DESC",
-        (jobset,),
-    )
-    used = _used(database)
-    counted: set[str] = set()
-    total = 0
-    found = []
-    for row in rows:
-        size = 0 if row["path"] in counted else row["size"]
-        fits = row["place"] <= settings.per_slot and total + size <= settings.max_size
-        if fits or row["id"] in used:
-            counted.add(row["path"])
-            total += size
-        else:
-            found.append(row["id"])
-    return found
-
-
-def ownerless(database: Database) -> list[int]:
-    """The bases of jobsets that are declared no longer, unless their builds have not ended."""
-    rows = database.query(
-        "SELECT b.id FROM base b JOIN incremental_slot s ON s.id = b.slot"
-        " JOIN jobset j ON j.id = s.jobset"
-        " WHERE b.released_at IS NULL AND j.removed_at IS NOT NULL ORDER BY b.id"
-    )
-    used = _used(database)
-    return [row[0] for row in rows if row[0] not in used]
-
-
-def _used(database: Database) -> frozenset[int]:
-    """What evaluations were given that go on, or whose builds do."""
-    rows = database.query(
-        "SELECT DISTINCT eb.base FROM evaluation_base eb JOIN evaluation e ON e.id = eb.evaluation"
-        " WHERE e.state IN ('pending', 'running') OR EXISTS (SELECT 1 FROM job"
-        " JOIN build ON build.derivation = job.derivation WHERE job.evaluation = e.id"
-        " AND build.state IN ('queued', 'building'))"
-    )
-    return frozenset(row[0] for row in rows)
-
-
-def held_paths(database: Database) -> frozenset[StorePath]:
-    """What must be rooted."""
-    rows = database.query("SELECT DISTINCT path FROM base WHERE released_at IS NULL")
-    return frozenset(row[0] for row in rows)
 
 
 # --- For people --------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ class NewBase(Struct, frozen=True, kw_only=True):
     revision: str | None
     parent: int | None
     """What that one started from; None: it was a full build."""
+    shared_slot: str | None = None
+    """The name under which it is kept; None: the job's own."""
+    bucket: str | None = None
+    """The artifact store in which it is shared."""
 
 
 class EvaluationInput(Struct, frozen=True, kw_only=True):
@@ -98,7 +102,7 @@ def slot_id(database: Database, slot: Slot) -> int:
 def add_base(database: Database, slot: Slot, new: NewBase, *, now: float) -> int:
     """Record intermediates; its number. What the same build left before is replaced by it."""
     with database.transaction():
-        _add_fingerprint(database, new.fingerprint)
+        add_fingerprint(database, new.fingerprint)
         number = slot_id(database, slot)
         parent = database.one(
             "SELECT depth + 1, full_at, origin FROM base WHERE id = ?", (new.parent,)
@@ -107,21 +111,23 @@ def add_base(database: Database, slot: Slot, new: NewBase, *, now: float) -> int
         depth, full_at, origin = (0, now, None) if parent is None else tuple(parent)
         row = database.one(
             "INSERT INTO base(slot, name, path, nar_hash, size, fingerprint, canonical, built,"
-            " revision, depth, parent, origin, full_at, created_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " revision, depth, parent, origin, full_at, created_at, shared_slot, bucket)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT(slot, built) DO UPDATE SET name = excluded.name, path = excluded.path,"
-            " nar_hash = excluded.nar_hash, size = excluded.size, released_at = NULL"
+            " nar_hash = excluded.nar_hash, size = excluded.size, bucket = excluded.bucket,"
+            " shared_slot = excluded.shared_slot, released_at = NULL"
             " RETURNING id",
             (
                 number, new.name, new.path, new.nar_hash, new.size, new.fingerprint.digest,
                 new.canonical, new.built, new.revision, depth, new.parent, origin, full_at, now,
+                new.shared_slot, new.bucket,
             ),
         )  # fmt: skip
         assert row is not None
         base = int(row[0])
         database.execute("UPDATE base SET origin = id WHERE id = ? AND depth = 0", (base,))
         _inherit(database, base, new.parent, now=now)
-        _base_event(database, base, before=None, after="kept", cause=f"left by {new.name}", now=now)
+        base_event(database, base, before=None, after="kept", cause=f"left by {new.name}", now=now)
     return base
 
 
@@ -141,7 +147,7 @@ def release(database: Database, bases: Iterable[int], *, cause: str, now: float)
     with database.transaction():
         for base in bases:
             database.execute("UPDATE base SET released_at = ? WHERE id = ?", (now, base))
-            _base_event(database, base, before="kept", after="released", cause=cause, now=now)
+            base_event(database, base, before="kept", after="released", cause=cause, now=now)
 
 
 def quarantine(database: Database, base: int, *, reason: str, now: float) -> list[int]:
@@ -160,7 +166,7 @@ def quarantine(database: Database, base: int, *, reason: str, now: float) -> lis
                 "UPDATE base SET quarantined_at = ?, quarantine = ? WHERE id = ?",
                 (now, reason if each == base else _inherited(base, reason), each),
             )
-            _base_event(database, each, before="kept", after="quarantined", cause=reason, now=now)
+            base_event(database, each, before="kept", after="quarantined", cause=reason, now=now)
     return found
 
 
@@ -180,9 +186,10 @@ def forget_released(database: Database, *, before: float) -> None:
         )
 
 
-def _base_event(
+def base_event(
     database: Database, base: int, *, before: str | None, after: str, cause: str, now: float
 ) -> None:
+    """Write down what became of a base; inside a transaction."""
     row = database.one(
         "SELECT j.name, s.job FROM base b JOIN incremental_slot s ON s.id = b.slot"
         " JOIN jobset j ON j.id = s.jobset WHERE b.id = ?",
@@ -193,7 +200,8 @@ def _base_event(
     event(database, at=now, kind="base", subject=subject, before=before, after=after, cause=cause)
 
 
-def _add_fingerprint(database: Database, found: Fingerprint) -> None:
+def add_fingerprint(database: Database, found: Fingerprint) -> None:
+    """Have a fingerprint to refer to; inside a transaction."""
     database.execute(
         "INSERT INTO fingerprint(digest, parts) VALUES (?, ?) ON CONFLICT DO NOTHING",
         (found.digest, json.dumps(dict(found.parts))),
@@ -252,7 +260,7 @@ def record_repeat(database: Database, evaluation: int, facts: Mapping[str, objec
 def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> None:
     """Record what the build of a job starts from; the newest choice for a derivation counts."""
     with database.transaction():
-        _add_fingerprint(database, choice.fingerprint)
+        add_fingerprint(database, choice.fingerprint)
         database.execute(
             "INSERT INTO build_base(derivation, slot, canonical, fingerprint, mode, base, reason,"
             " revision, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -23,6 +23,7 @@ from reconciler.bases import (
 )
 from reconciler.incremental.fingerprint import fingerprint
 from reconciler.incremental.inputs import JobBase, expression, reaches
+from reconciler.incremental.policy import Policy, policy_of
 from reconciler.model import Derivation, DrvPath, EvaluatedJob, Jobset, StorePath
 from reconciler.nix import basic_derivation
 from reconciler.nix import derivation as derivation_file
@@ -39,6 +40,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     job: EvaluatedJob
     fingerprint: Fingerprint
     choice: Choice
+    policy: Policy = Policy()
 
 
 def takes_part(job: EvaluatedJob) -> bool:
@@ -64,12 +66,13 @@ def decide(
     `bases` are those that can be had. NixError for a derivation that cannot be read.
     """
     settings = jobset.incremental
-    by_job: dict[str, list[Base]] = {}
+    by_name: dict[str | None, list[Base]] = {}
     for base in bases:
-        by_job.setdefault(base.job, []).append(base)
+        by_name.setdefault(base.kept_as, []).append(base)
     decided = []
     for job in filter(takes_part, jobs):
-        found = fingerprint(basic_derivation.read(job.drv_path))
+        derivation = basic_derivation.read(job.drv_path)
+        found, policy = fingerprint(derivation), policy_of(derivation)
         if reaches(settings.protocols, job.attr_path):
             wanted = Wanted(
                 job=job.attr,
@@ -77,11 +80,15 @@ def decide(
                 fingerprint=found,
                 branch=jobset.branch,
                 trusts=frozenset({trust_of(jobset)}),
+                slot=policy.slot,
+                fallback=policy.fallback,
             )
-            choice = choose(wanted, by_job.get(job.attr, ()), history, settings, now=now)
+            names = {policy.slot or job.attr, policy.fallback}
+            near = [base for name in names for base in by_name.get(name, ())]
+            choice = choose(wanted, near, history, settings, now=now)
         else:
-            choice = Choice(base=None, reason=_OUT_OF_REACH)
-        decided.append(Decision(job=job, fingerprint=found, choice=choice))
+            choice = Choice(base=None, reason=_OUT_OF_REACH, due=True)
+        decided.append(Decision(job=job, fingerprint=found, choice=choice, policy=policy))
     return decided
 
 

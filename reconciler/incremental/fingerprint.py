@@ -43,12 +43,12 @@ def fingerprint(derivation: BasicDerivation, outputs_of: OutputsOf = outputs_of)
     Input derivations count by their paths, so with all that is below them. `outputs_of` is asked
     only about inputs that may have made the source.
     """
-    variables = _variables(derivation)
+    known = variables(derivation)
     store_dir = str(PurePosixPath(derivation.path).parent)
     left_out = {
         name: _store_path(value, store_dir)
         for name in LEFT_OUT
-        if (value := variables.get(name)) is not None
+        if (value := known.get(name)) is not None
     }
     if SOURCE in left_out and left_out[SOURCE] is None:
         del left_out[SOURCE]
@@ -59,8 +59,8 @@ def fingerprint(derivation: BasicDerivation, outputs_of: OutputsOf = outputs_of)
     parts |= _grouped(
         _FILE, ((each, "") for each in derivation.input_sources if each not in dropped)
     )
-    for name in sorted(variables.keys() - {*left_out, *_TWICE}):
-        parts[f"{_VARIABLE}{name}"] = _digest(_blanked(variables[name], blanks))
+    for name in sorted(known.keys() - {*left_out, *_TWICE}):
+        parts[f"{_VARIABLE}{name}"] = _digest(_blanked(known[name], blanks))
     parts["the system"] = _digest(derivation.system)
     parts["the builder"] = _digest(_blanked(derivation.builder, blanks))
     parts["its arguments"] = _digest([_blanked(each, blanks) for each in derivation.arguments])
@@ -70,13 +70,13 @@ def fingerprint(derivation: BasicDerivation, outputs_of: OutputsOf = outputs_of)
     return Fingerprint(digest=_digest(sorted(parts.items()), digits=64), parts=parts)
 
 
-def _variables(derivation: BasicDerivation) -> dict[str, object]:
+def variables(derivation: BasicDerivation) -> dict[str, object]:
     """By name; those of structured attributes as JSON has them."""
-    variables: dict[str, object] = dict(derivation.environment)
-    structured = variables.pop(_STRUCTURED, None)
+    found: dict[str, object] = dict(derivation.environment)
+    structured = found.pop(_STRUCTURED, None)
     if isinstance(structured, str):
-        variables |= json.loads(structured)
-    return variables
+        found |= json.loads(structured)
+    return found
 
 
 def _store_path(value: object, store_dir: str) -> StorePath | None:

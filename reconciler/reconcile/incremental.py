@@ -6,7 +6,7 @@ failed is evaluated again, in which it starts from none: it is not the job's fau
 
 from __future__ import annotations
 
-from reconciler.database import bases, incremental, pushed, slots
+from reconciler.database import bases, incremental, kept_bases, pushed, slots
 from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
 from reconciler.model import JobsetName
@@ -81,12 +81,12 @@ def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
 def retain(farm: Farm, *, now: float) -> None:
     """Let go of what is not to be kept, and root the rest."""
     for jobset in farm.incremental_jobsets():
-        found = bases.superfluous(farm.database, jobset.name, jobset.incremental)
+        found = kept_bases.superfluous(farm.database, jobset.name, jobset.incremental)
         incremental.release(farm.database, found, cause="newer ones are kept", now=now)
-    found = bases.ownerless(farm.database)
+    found = kept_bases.ownerless(farm.database)
     cause = "its jobset is declared no longer"
     incremental.release(farm.database, found, cause=cause, now=now)
-    farm.executor.hold_bases(bases.held_paths(farm.database))
+    farm.executor.hold_bases(kept_bases.held_paths(farm.database))
 
 
 def evaluated(farm: Farm, jobset: JobsetName, *, now: float) -> None:
@@ -123,7 +123,7 @@ def reset(farm: Farm, request: Request, *, now: float) -> str:
     found = slots.kept_of(farm.database, request.subject)
     cause = f"reset by {request.who}" + (f": {request.why}" if request.why else "")
     incremental.release(farm.database, found, cause=cause, now=now)
-    farm.executor.hold_bases(bases.held_paths(farm.database))
+    farm.executor.hold_bases(kept_bases.held_paths(farm.database))
     if not found:
         return "no bases are kept of it: its next build is a full one"
     noun = "base is" if len(found) == 1 else "bases are"

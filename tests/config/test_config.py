@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reconciler.config import ConfigError, Problem, load, parse
 from reconciler.model import (
+    ArtifactStore,
     Amount,
     Builder,
     BuilderName,
@@ -70,7 +71,10 @@ jobsets:
       chain: {{maxDepth: 3, fullEvery: 1d}}
       audit: {{fraction: 1, beforeRelease: true}}
       retention: {{perSlot: 2, maxSize: 1GiB}}
+      share: {{read: false, write: false}}
       retryClean: false
+artifactStores:
+  builds: {{url: "s3://b?region=r", credentialsFile: /run/keys/artifacts}}
 builders:
   local: {{maxJobs: 2, speedFactor: 2.0}}
   big:
@@ -138,6 +142,11 @@ def test_every_key_reaches_the_model() -> None:
         per_slot=2,
         max_size=2**30,
         retry_clean=False,
+        share_read=False,
+        share_write=False,
+    )
+    assert desired.artifact_stores["builds"] == ArtifactStore(
+        name="builds", url="s3://b?region=r", credentials_file="/run/keys/artifacts"
     )
     assert desired.builders[BuilderName("big")] == Builder(
         name=BuilderName("big"),
@@ -294,7 +303,18 @@ WRONG = [
     ("^^[]", "", "must be a mapping, is a list"),
     ("^^3", "", "must be a mapping, is the number 3"),
     ("jobsets:^^\n", "jobsets", "must be a mapping, is null (nothing is written)"),
-    ("^^jobset: {}", "jobset", 'did you mean "jobsets"? (allowed: jobsets, builders, caches)'),
+    (
+        "^^jobset: {}",
+        "jobset",
+        'did you mean "jobsets"? (allowed: jobsets, builders, caches, artifactStores)',
+    ),
+    ('artifactStores: {a: {^^url: "s3://k:s@b"}}', "artifactStores.a.url", "keep the key in a file"),
+    ('artifactStores: {a: {^^url: "ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3:"),
+    (
+        'artifactStores: {a: {url: "file:/x", ^^credentialsFile: /k}}',
+        "artifactStores.a.credentialsFile",
+        "a folder is opened by no key; remove it",
+    ),
     ("^^version: 3", "version", "there is no such key; allowed: jobsets, builders, caches"),
     ("jobsets: {^^we b: {source: {flake: x}}}", 'jobsets."we b"', "at most 100 letters"),
     ("jobsets: {^^-a: {source: {flake: x}}}", "jobsets.-a", "starting with a letter or digit"),
@@ -579,7 +599,7 @@ def test_every_mistake_is_named_at_once_in_the_order_of_the_text() -> None:
     first = str(error.value).splitlines()[0]
     assert first == (
         "farm.yaml:1:1: jobset: there is no such key; "
-        'did you mean "jobsets"? (allowed: jobsets, builders, caches)'
+        'did you mean "jobsets"? (allowed: jobsets, builders, caches, artifactStores)'
     )
 
 

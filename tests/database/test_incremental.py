@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.bases import Fingerprint, Trust
-from reconciler.database import Database, bases, evaluated, incremental, open_memory
+from reconciler.database import Database, bases, evaluated, incremental, kept_bases, open_memory
 from reconciler.database.incremental import BuildBase, EvaluationInput, NewBase, Slot
 from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
 from tests.cli.farm import DOCUMENT, Farm
@@ -163,10 +163,10 @@ def test_the_newest_of_each_job_are_kept(farm: Farm) -> None:
     database = farm.database
     first, second, third = chain(database, "a", "b", "c")
     other = add(database, "o", slot=Slot(**{**_fields(SLOT), "job": "lib"}), at=0.5)
-    assert bases.superfluous(database, WEB, KEEP) == [first]
+    assert kept_bases.superfluous(database, WEB, KEEP) == [first]
     incremental.release(database, [first], cause="retention", now=4.0)
-    assert bases.superfluous(database, WEB, KEEP) == []
-    assert bases.held_paths(database) == {
+    assert kept_bases.superfluous(database, WEB, KEEP) == []
+    assert kept_bases.held_paths(database) == {
         "/nix/store/b", "/nix/store/c", "/nix/store/o"
     }  # fmt: skip
     assert {each.base.id for each in bases.of_jobset(database, WEB)} == {
@@ -179,7 +179,7 @@ def test_the_newest_of_all_jobs_go_before_older_ones_where_room_is_short(farm: F
     first, second = (add(database, name, size=300, at=at) for name, at in (("a", 1.0), ("b", 2.0)))
     lib = Slot(**{**_fields(SLOT), "job": "lib"})
     other = add(database, "o", size=600, slot=lib, at=0.1)
-    assert bases.superfluous(database, WEB, KEEP) == [first]
+    assert kept_bases.superfluous(database, WEB, KEEP) == [first]
     assert {second, other} == {each.id for each in bases.candidates(database, WEB)} - {first}
 
 
@@ -187,7 +187,7 @@ def test_what_two_builds_left_alike_takes_room_once(farm: Farm) -> None:
     database = farm.database
     for name in ("a", "b"):
         add(database, name, size=800, path="/nix/store/same")
-    assert bases.superfluous(database, WEB, KEEP) == []
+    assert kept_bases.superfluous(database, WEB, KEEP) == []
     assert len(bases.with_path(database, StorePath("/nix/store/same"))) == 2
 
 
@@ -195,7 +195,7 @@ def test_quarantined_ones_go_first(farm: Farm) -> None:
     database = farm.database
     first, _, third = chain(database, "a", "b", "c")
     incremental.quarantine(database, third, reason="wrong", now=4.0)
-    assert bases.superfluous(database, WEB, KEEP) == [third]
+    assert kept_bases.superfluous(database, WEB, KEEP) == [third]
     assert first in {each.id for each in bases.candidates(database, WEB)}
 
 
@@ -205,12 +205,12 @@ def test_what_builds_may_still_want_is_kept(farm: Farm) -> None:
     farm.derivations({"app-1": []})
     evaluation = farm.evaluation("web", {"app": "app-1"})
     incremental.give(database, evaluation, [], [first], now=5.0)
-    assert bases.superfluous(database, WEB, KEEP) == []
+    assert kept_bases.superfluous(database, WEB, KEEP) == []
     nothing = Incremental(enable=True, per_slot=1, max_size=1)
-    assert first not in bases.superfluous(database, WEB, nothing)
-    assert third in bases.superfluous(database, WEB, nothing)
+    assert first not in kept_bases.superfluous(database, WEB, nothing)
+    assert third in kept_bases.superfluous(database, WEB, nothing)
     farm.attempt("app-1")
-    assert bases.superfluous(database, WEB, KEEP) == [first]
+    assert kept_bases.superfluous(database, WEB, KEEP) == [first]
 
 
 def test_an_evaluation_under_way_keeps_what_it_was_given(farm: Farm) -> None:
@@ -218,16 +218,16 @@ def test_an_evaluation_under_way_keeps_what_it_was_given(farm: Farm) -> None:
     evaluation = farm.evaluation("web", {}, running=True)
     incremental.give(farm.database, evaluation, [], [first], now=5.0)
     nothing = Incremental(enable=True, per_slot=1, max_size=1)
-    assert bases.superfluous(farm.database, WEB, nothing) == []
+    assert kept_bases.superfluous(farm.database, WEB, nothing) == []
     evaluated.end_evaluation(farm.database, evaluation, error="gone", now=6.0)
-    assert bases.superfluous(farm.database, WEB, nothing) == [first]
+    assert kept_bases.superfluous(farm.database, WEB, nothing) == [first]
 
 
 def test_a_jobset_that_is_gone_lets_its_bases_go(farm: Farm) -> None:
     (first,) = chain(farm.database, "a")
-    assert bases.ownerless(farm.database) == []
+    assert kept_bases.ownerless(farm.database) == []
     farm.declare({**DOCUMENT, "jobsets": {"web.next": DOCUMENT["jobsets"]["web.next"]}})
-    assert bases.ownerless(farm.database) == [first]
+    assert kept_bases.ownerless(farm.database) == [first]
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def test_what_is_kept_has_room(
         slot = Slot(**{**_fields(SLOT), "job": str(job)})
         facts[add(database, f"b{number}", size=size, slot=slot, at=float(number))] = (job, size)
     keep = Incremental(per_slot=per_slot, max_size=max_size)
-    dropped = bases.superfluous(database, WEB, keep)
+    dropped = kept_bases.superfluous(database, WEB, keep)
     kept = [each for each in facts if each not in dropped]
     assert sum(facts[each][1] for each in kept) <= max_size
     for job in range(4):
@@ -267,7 +267,7 @@ def test_what_is_kept_has_room(
         if sum(size for _, size in facts.values()) <= max_size:
             assert [each for each in of_job if each in kept] == of_job[-per_slot:]
     incremental.release(database, dropped, cause="retention", now=99.0)
-    assert bases.superfluous(database, WEB, keep) == []
+    assert kept_bases.superfluous(database, WEB, keep) == []
 
 
 # --- Evaluations, builds and audits ------------------------------------------------------------

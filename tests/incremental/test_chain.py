@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from reconciler.bases import Choice, History
-from reconciler.database import Database, bases, incremental, open_memory
+from reconciler.database import Database, bases, incremental, kept_bases, open_memory
 from reconciler.database.incremental import NewBase, Slot
 from reconciler.incremental import decisions, replay
 from reconciler.incremental.comparison import difference
@@ -181,7 +181,7 @@ class Farm:
             parent=None if chosen is None else chosen.id,
         )
         base = incremental.add_base(self.database, self.slot, new, now=now or time.time())
-        await self.evaluator.store.hold_bases(bases.held_paths(self.database))
+        await self.evaluator.store.hold_bases(kept_bases.held_paths(self.database))
         clean, _ = self._realise(job)
         wrong = difference({"out": outputs["out"]}, {"out": clean["out"]}, {})
         if wrong is not None:
