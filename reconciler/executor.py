@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler import fetching, listing, source
 from reconciler.branches import Head
-from reconciler.build import attempt
+from reconciler.build import attempt, mounts
 from reconciler.build import log as build_log
 from reconciler.build.pool import Pool
 from reconciler.caching import Caching
@@ -253,7 +253,10 @@ class Executor:
         )
         try:
             async with self._pool.place(builder) as place:
-                result = await attempt.run(order, place, self._places.logs)
+                await self._fetch_base(order.mount)
+                with mounts.shown(self._places.mounts, order.path, order.mount) as shown:
+                    result = await attempt.run(order, place, self._places.logs)
+                refused = shown.refused
             # Till then the connection that made them protects them.
             self._start(self._protect([fact.path for fact in result.outputs.values()]))
         except (NixError, UsageError) as error:
@@ -270,6 +273,7 @@ class Executor:
             )
 
     # --- Roots and pushes ------------------------------------------------------------------
+        refused: str | None = None
 
     async def _protect(self, paths: Collection[StorePath]) -> None:
         with contextlib.suppress(NixError):  # it is made good when the store is reached again
@@ -291,9 +295,21 @@ class Executor:
             else:
                 message = None
                 break
+                    mount=order.mount,
+                    refused=refused,
         self._fault("cannot-root", message)
 
     def _fault(self, reason: str, message: str | None) -> None:
+    async def _fetch_base(self, mount: mounts.Mount | None) -> None:
+        """What is not there after this is not shown."""
+        if mount is not None and mount.kind is mounts.Kind.BASE:
+            store_dir = self.environment.get("NIX_STORE_DIR", "/nix/store")
+            path = StorePath(f"{store_dir}/{mount.name}")
+            with contextlib.suppress(NixError):
+                await self._store.protect([path])
+                if not await self._store.valid([path]):
+                    await self._store.fetch([path])
+
         """Say that something is wrong with the local store, or is right again: nothing wakes for
         what is as it was.
         """

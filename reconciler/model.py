@@ -151,6 +151,11 @@ class Strategy(StrEnum):
     """How a base reaches a build."""
 
     PURE = "pure"
+    """The derivation names it."""
+    HIDDEN = "hidden"
+    """The build is shown it, the derivation is the canonical one."""
+    COMPILER_CACHE = "compiler-cache"
+    """There is none: the build is shown what compilers kept."""
 
 
 class Incremental(Struct, frozen=True, kw_only=True):

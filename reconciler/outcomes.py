@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from reconciler.branches import Head
+from reconciler.build.mounts import Mount
 from reconciler.ingest import Ingested
 from reconciler.model import (
     AttemptResult,
@@ -80,6 +81,10 @@ class Built(Struct, frozen=True, kw_only=True):
     derivation: int
     builder: BuilderName
     result: AttemptResult
+    mount: Mount | None = None
+    """What it was to be shown."""
+    refused: str | None = None
+    """Why it was not."""
 
 
 class Kept(Struct, frozen=True, kw_only=True):

@@ -41,11 +41,17 @@ class Places(Struct, frozen=True):
         return self.state_dir / "overlays"
 
     @property
+    def mounts(self) -> Path:
+        """What builds are to be shown, for Nix's pre-build-hook."""
+        return self.state_dir / "mounts"
+
+    @property
     def scratch(self) -> Path:
         """What evaluations write while they run."""
         return self.state_dir / "tmp"
 
     def clear(self) -> None:
-        """Remove what a killed daemon's evaluations left; call it with the state locked."""
+        """Remove what a killed daemon left of evaluations and builds; the state must be locked."""
+        shutil.rmtree(self.mounts, ignore_errors=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(mode=0o700)

@@ -37,6 +37,7 @@ class Cause(StrEnum):
     NO_LONGER_WANTED = "no longer wanted"
     WANTED_AGAIN = "wanted again"
     RETRY_REQUESTED = "retry requested"
+    TRIED_WITHOUT = "failed from a base"
     EXPIRED = "its failure is too old to count"
     SUPERSEDED = "superseded by a newer one"
     SUBSTITUTED = "fetched from a substituter"
@@ -92,7 +93,7 @@ def _builds() -> _Table:
         (s.CANCELLED, s.QUEUED): frozenset({c.RETRY_REQUESTED, c.WANTED_AGAIN}),
     }
     for state in _BAD:
-        table[state, s.QUEUED] = frozenset({c.RETRY_REQUESTED, c.EXPIRED})
+        table[state, s.QUEUED] = frozenset({c.RETRY_REQUESTED, c.TRIED_WITHOUT, c.EXPIRED})
     for state in _ENDED:  # somebody else built it meanwhile
         table[state, s.SUBSTITUTED] = found
     return table

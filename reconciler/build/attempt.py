@@ -17,6 +17,7 @@ from reconciler.build import failures
 from reconciler.build import products as build_products
 from reconciler.build.failures import Failure
 from reconciler.build.log import LogWriter
+from reconciler.build.mounts import Mount
 from reconciler.build.place import Place
 from reconciler.errors import ConnectionLostError, NixError, UsageError
 from reconciler.model import (
@@ -40,6 +41,8 @@ class Order(Struct, frozen=True, kw_only=True):
     attempt: int
     derivation: int
     path: DrvPath
+    mount: Mount | None = None
+    """What it is to be shown."""
     limits: Callable[[], Limits]
     """As they are when it is asked: who comes to want it later may allow more."""
 

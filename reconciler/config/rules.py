@@ -14,6 +14,7 @@ from reconciler.config import branch_rules
 from reconciler.config.host_keys import canonical
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
+from reconciler.model import Strategy
 from reconciler.problems import Problem, did_you_mean, quote, render_path
 from reconciler.quantities import QuantityError, duration, size
 
@@ -73,6 +74,7 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
         if isinstance(source, dict):
             yield from branch_rules.refusals(["jobsets", name], source, jobsets)
         yield from _resource_rules(["jobsets", name, "resources"], jobset, builders)
+        yield from _strategy(["jobsets", name, "incremental", "strategy"], jobset, builders)
     yield from _builders(builders)
     yield from _stored_secrets(document)
     for name, store in _declared(document, "artifactStores").items():
@@ -133,6 +135,18 @@ def _resource_rules(
     at: list[str | int], jobset: dict[str, Json], builders: dict[str, dict[str, Json]]
 ) -> Iterator[Refusal]:
     """Refuse what no builder could ever give."""
+def _strategy(
+    at: list[str | int], jobset: dict[str, Json], builders: dict[str, dict[str, Json]]
+) -> Iterator[Refusal]:
+    """Refuse to show builds on this machine something where none ever is."""
+    incremental = jobset.get("incremental")
+    strategy = incremental.get("strategy") if isinstance(incremental, dict) else None
+    elsewhere = all(isinstance(each.get("uri"), str) for each in builders.values())
+    if builders and elsewhere and strategy in {Strategy.HIDDEN, Strategy.COMPILER_CACHE}:
+        message = f"{quote(strategy)} is for builds on this machine, and all builders have a uri"
+        yield at, message, 'declare a builder without one, or write "pure"'
+
+
     offered: dict[str, Json] = {}
     for builder in builders.values():
         resources = builder.get("resources")

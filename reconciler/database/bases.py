@@ -19,7 +19,8 @@ _SELECT = (
     " JOIN incremental_slot s ON s.id = b.slot JOIN fingerprint f ON f.digest = b.fingerprint"
     " JOIN jobset j ON j.id = s.jobset"
 )
-_FAILED = "('failed', 'timed-out', 'log-limit', 'output-limit', 'not-deterministic')"
+FAILED = "('failed', 'timed-out', 'log-limit', 'output-limit', 'not-deterministic')"
+"""States of builds that came to no good by themselves."""
 SAME_SOURCE = (
     "(SELECT coalesce(o.pattern, o.id) FROM jobset o WHERE o.name = ?) = coalesce(j.pattern, j.id)"
 )
@@ -303,8 +304,8 @@ def fallen(database: Database) -> list[Fallen]:
         " (SELECT 1 FROM input i JOIN output o ON o.derivation = i.input"
         "  JOIN build ib ON ib.derivation = i.input WHERE i.derivation = c.derivation"
         # Nix fails to fetch it, which for any other would be tried again and again.
-        f"  AND o.path = base.path AND (ib.state IN {_FAILED} OR ib.failures > 0)) AS lost,"
-        f" b.state IN {_FAILED} AS own"
+        f"  AND o.path = base.path AND (ib.state IN {FAILED} OR ib.failures > 0)) AS lost,"
+        f" b.state IN {FAILED} AS own"
         " FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
         " LEFT JOIN base ON base.id = c.base"
@@ -329,7 +330,7 @@ def failed_instead(database: Database, slot: Slot, canonical: DrvPath) -> bool:
         " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
         " WHERE c.canonical = ? AND c.mode = 'incremental'"
         f" AND {THIS_SLOT}"
-        f" AND b.state IN {_FAILED} LIMIT 1",
+        f" AND b.state IN {FAILED} LIMIT 1",
         (canonical, *slot.key),
     )
     return row is not None
@@ -339,8 +340,10 @@ def suspects(database: Database, canonical: DrvPath) -> list[int]:
     """The bases from which a build failed that was good without."""
     rows = database.query(
         "SELECT DISTINCT c.base FROM build_base c JOIN build b ON b.derivation = c.derivation"
-        " JOIN base ON base.id = c.base WHERE c.canonical = ? AND c.mode = 'incremental'"
-        f" AND b.state IN {_FAILED} AND base.quarantined_at IS NULL",
+        " JOIN base ON base.id = c.base WHERE c.canonical = ?1 AND c.mode = 'incremental'"
+        f" AND b.state IN {FAILED} AND base.quarantined_at IS NULL"
+        " UNION SELECT c.failed_from FROM build_base c JOIN base ON base.id = c.failed_from"
+        " WHERE c.canonical = ?1 AND base.quarantined_at IS NULL",
         (canonical,),
     )
     return [row[0] for row in rows]

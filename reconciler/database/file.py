@@ -32,6 +32,7 @@ MIGRATIONS = (
     "m007_quarantine",
     "m008_incremental",
     "m009_audits",
+    "m010_mounts",
     "m011_artifacts",
 )
 """Names of this program's migrations, in order. Here, because loading the migrations themselves

@@ -79,6 +79,8 @@ class BuildBase(Struct, frozen=True, kw_only=True):
     base: int | None
     reason: str
     revision: str | None
+    hidden: bool = False
+    """The derivation is the canonical one, and its build is shown the base."""
 
 
 # --- Bases -------------------------------------------------------------------------------------
@@ -263,10 +265,10 @@ def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> 
         add_fingerprint(database, choice.fingerprint)
         database.execute(
             "INSERT INTO build_base(derivation, slot, canonical, fingerprint, mode, base, reason,"
-            " revision, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " revision, at, strategy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT(derivation, slot) DO UPDATE SET mode = excluded.mode,"
             " base = excluded.base, reason = excluded.reason, at = excluded.at,"
-            " revision = excluded.revision",
+            " revision = excluded.revision, strategy = excluded.strategy",
             (
                 choice.derivation,
                 slot_id(database, slot),
@@ -277,6 +279,7 @@ def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> 
                 choice.reason,
                 choice.revision,
                 now,
+                "hidden" if choice.hidden else "pure",
             ),
         )
 

@@ -24,7 +24,7 @@ from reconciler.bases import (
 from reconciler.incremental.fingerprint import fingerprint
 from reconciler.incremental.inputs import JobBase, expression, reaches
 from reconciler.incremental.policy import Policy, policy_of
-from reconciler.model import Derivation, DrvPath, EvaluatedJob, Jobset, StorePath
+from reconciler.model import Derivation, DrvPath, EvaluatedJob, Jobset, StorePath, Strategy
 from reconciler.nix import basic_derivation
 from reconciler.nix import derivation as derivation_file
 
@@ -73,7 +73,8 @@ def decide(
     for job in filter(takes_part, jobs):
         derivation = basic_derivation.read(job.drv_path)
         found, policy = fingerprint(derivation), policy_of(derivation)
-        if reaches(settings.protocols, job.attr_path):
+        hidden = settings.strategy is Strategy.HIDDEN
+        if hidden or reaches(settings.protocols, job.attr_path):
             wanted = Wanted(
                 job=job.attr,
                 system=job.system,

@@ -34,6 +34,7 @@ from reconciler.model import (
     Protocol,
     StorePath,
 )
+    Strategy,
 from reconciler.nix import basic_derivation, evaluation
 from reconciler.nix import derivation as derivation_file
 from reconciler.nix.expression import Given
@@ -54,6 +55,13 @@ class Offered(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+    hidden: bool = False
+    """It is the canonical one, and its build is shown the base."""
+
+    @property
+    def given(self) -> bool:
+        """Whether its expression was given the base."""
+        return self.base is not None and not self.hidden
 class Offering(Struct, frozen=True, kw_only=True):
     """An evaluation of a jobset with incremental builds, and what is worked with."""
 
@@ -82,6 +90,9 @@ class Offering(Struct, frozen=True, kw_only=True):
         return [*settled.values(), *await self._once_more(decided, others, kept)]
 
     def record(self, offered: Sequence[Offered], ids: Mapping[DrvPath, int]) -> None:
+        decided, kept = await self._shared(part, decided, kept)
+        if self.jobset.incremental.strategy is Strategy.HIDDEN:
+            return [*settled.values(), *self._hidden(decided, others)]
         """Write down what builds start from, when their derivations are in the database."""
         now = time.time()
         recorded.record(
@@ -89,8 +100,8 @@ class Offering(Struct, frozen=True, kw_only=True):
             self.number,
             locked=self.locked,
             jobset=self.jobset,
-            jobs=[each.job.attr_path for each in offered if each.base is not None],
-            others=[each.job.attr_path for each in offered if each.base is None],
+            jobs=[each.job.attr_path for each in offered if each.given],
+            others=[each.job.attr_path for each in offered if not each.given],
         )
         for each in offered:
             if each.fingerprint is not None:
@@ -104,6 +115,7 @@ class Offering(Struct, frozen=True, kw_only=True):
                 )
                 incremental.choose(self.database, self._slot(each.job), choice, now=now)
 
+                    hidden=each.hidden,
     def _slot(self, job: EvaluatedJob) -> Slot:
         return slot_of(self.jobset, job)
 
@@ -141,6 +153,16 @@ class Offering(Struct, frozen=True, kw_only=True):
     # --- What starts from what -----------------------------------------------------------------
 
     async def _kept(self) -> dict[int, StoredBase]:
+    def _hidden(self, decided: Sequence[Decision], others: Sequence[EvaluatedJob]) -> list[Offered]:
+        """The canonical jobs; builds are shown their bases."""
+        chosen = {each.choice.base.id for each in decided if each.choice.base is not None}
+        incremental.give(self.database, self.number, (), chosen, now=time.time())
+        shown = [
+            replace(_full(each), base=None if each.choice.base is None else each.choice.base.id)
+            for each in decided
+        ]
+        return [*map(_as_is, others), *(replace(each, hidden=True) for each in shown)]
+
         """The bases that can be had, by number."""
         candidates = bases.candidates(self.database, self.jobset.name)
         stored = bases.stored(self.database, [each.id for each in candidates])

@@ -24,6 +24,7 @@ from reconciler.database import (
 )
 from reconciler.model import BuildState, PushState
 from reconciler.plan import RunningBuild
+from reconciler.reconcile import mounted
 from reconciler.reconcile.farm import Farm, Progress
 from reconciler.states import InspectionScope
 from reconciler.transitions import Cause
@@ -136,6 +137,8 @@ def _origin(progress: Progress) -> evaluated.Origin:
 
 
 def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
+    builder = farm.desired.builders[action.builder]
+    mount = mounted.mount_of(farm, action.derivation, builder)
     (attempt,) = built.begin_attempts(farm.database, [(action.derivation, action.builder)], now=now)
     usage.charge(farm.database, attempt, farm.work.scheduler.jobsets(action.derivation))
     farm.work.graph.start(action.derivation)
@@ -148,9 +151,10 @@ def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
             attempt=attempt,
             derivation=action.derivation,
             path=farm.work.builds[action.derivation].path,
+            mount=mount,
             limits=lambda: farm.work.limits(action.derivation, farm.desired.jobsets),
         ),
-        farm.desired.builders[action.builder],
+        builder,
     )
 
 

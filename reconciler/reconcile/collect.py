@@ -20,7 +20,7 @@ from reconciler.database import (
     pushed,
 )
 from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
-from reconciler.reconcile import audits, expiry, incremental, listed
+from reconciler.reconcile import audits, expiry, incremental, listed, mounted
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import LiveBuild, package_name
@@ -166,6 +166,8 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
     )
     farm.work.scheduler.finished(derivation, now=now)
     if result.outcome is Outcome.SUCCEEDED and not (result.substituted or result.found):
+    if outcome.mount is not None:
+        mounted.built_with(farm, outcome)
         _learn(farm, build, outcome)
     if result.builder_failed:
         farm.builder_failed(outcome.builder, result, now=now)

@@ -11,7 +11,7 @@ from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
 from reconciler.model import JobsetName
 from reconciler.outcomes import Kept
-from reconciler.reconcile import audits
+from reconciler.reconcile import audits, mounted
 from reconciler.reconcile.farm import Farm
 
 NOT_KEPT = "base-not-kept"
@@ -22,6 +22,7 @@ def look(farm: Farm, *, now: float) -> None:
     if not farm.incremental_jobsets():
         farm.held = frozenset()
         return
+    mounted.look(farm, now=now)
     for each in bases.left(farm.database):
         jobset = farm.desired.jobsets.get(each.slot.jobset)
         if jobset is not None and jobset.incremental.enable and each.derivation not in farm.keeping:

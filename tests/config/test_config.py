@@ -419,7 +419,12 @@ WRONG = [
     (J + "retry: ^^[]}}", "jobsets.a.retry", "must be a mapping, is a list"),
     (J + "evaluation: {workers: ^^0}}}", "jobsets.a.evaluation.workers", "from 1 to 256"),
     (J + "evaluation: {maxMemory: ^^0B}}}", "jobsets.a.evaluation.maxMemory", "more than zero"),
-    (J + "incremental: {strategy: ^^hidden}}}", "jobsets.a.incremental.strategy", "allowed: pure"),
+    (J + "incremental: {strategy: ^^hiden}}}", "jobsets.a.incremental.strategy", '"hidden"'),
+    (
+        J + "incremental: {strategy: ^^hidden}}}\nbuilders: {big: {uri: ssh-ng://big}}",
+        "jobsets.a.incremental.strategy",
+        "all builders have a uri; declare a builder without one",
+    ),
     ("jobsets: {a: {source: {path: /x}, incremental: {protocols: [^^garnix]}}}",
      "jobsets.a.incremental.protocols[0]",
      'a flake, with an input called garnix-incrementalize; for this source write "arg"'),

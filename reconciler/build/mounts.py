@@ -1,0 +1,120 @@
+"""What single builds are shown beside their inputs, by Nix's pre-build-hook.
+
+Before an attempt a file says what its derivation is to see; the hook, which the Nix daemon runs
+before each build, looks there and leaves a mark. After the attempt both are removed, so that nobody
+else's build of the same derivation sees anything. Decides nothing about who is shown what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from reconciler.model import DrvPath
+
+STORE_VIEW = Path("/run/nix-reconciler-store")
+"""Where the store is seen read-only: Nix binds what the hook names writable, unless it lies on what
+is not, and without build users a builder owns what it is shown."""
+COMPILER_CACHES = Path("/var/cache/nix-reconciler-compilers")
+"""What compilers keep, a folder for each domain of trust. Made by root, of the build users' group:
+the hook, which root runs, makes the folders in it."""
+
+
+class Kind(StrEnum):
+    """What is shown."""
+
+    BASE = "base"
+    COMPILER_CACHE = "compiler-cache"
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """What a build is to be shown."""
+
+    kind: Kind
+    name: str
+    """Of the store path, or the folder."""
+
+
+class Shown(Struct):
+    """What became of it; known after the build."""
+
+    refused: str | None = None
+    """Why it was not shown."""
+
+
+_NO_HOOK = (
+    "Nix ran no pre-build-hook of ours for it: see `reconciler doctor`, and `reconciler incremental"
+    " hook --help` for how to install it"
+)
+_MARKS = {
+    "writable": "the store's read-only view is not there: see `reconciler doctor`",
+    "missing": "it is not there any more",
+}
+
+
+def hook(answers: Path, *, store_view: Path, compiler_caches: Path) -> str:
+    """The text of the hook, for one folder of answers."""
+    from importlib import resources  # noqa: PLC0415 - it takes as long to load as all the rest
+
+    text = resources.files("reconciler").joinpath("nix-lib", "pre-build-hook.sh").read_text("utf-8")
+    for name, path in (("answers", answers), ("store", store_view), ("caches", compiler_caches)):
+        text = text.replace(f"@{name}@", shlex.quote(str(path)))
+    return text
+
+
+@contextlib.contextmanager
+def shown(answers: Path, drv: DrvPath, mount: Mount | None) -> Iterator[Shown]:
+    """Have the builds of a derivation see something until the end of the block."""
+    found = Shown()
+    if mount is None:
+        yield found
+        return
+    name = Path(drv).name
+    try:
+        _remove(answers, name)
+        _write(answers, name, f"{mount.kind} {mount.name}\n")
+    except OSError as error:
+        found.refused = f"the hook cannot be told of it: {error}"
+        yield found
+        return
+    try:
+        yield found
+    finally:
+        found.refused = _refused(answers, name)
+        _remove(answers, name)
+
+
+def clear(answers: Path) -> None:
+    """Remove all answers: those of a daemon that was killed."""
+    shutil.rmtree(answers, ignore_errors=True)
+
+
+def _write(answers: Path, name: str, text: str) -> None:
+    """At once: the hook may look at any time."""
+    answers.mkdir(mode=0o700, exist_ok=True)
+    new = answers / f".{name}"
+    new.write_text(text, encoding="utf-8")
+    new.rename(answers / name)
+
+
+def _refused(answers: Path, name: str) -> str | None:
+    if (answers / f"{name}.shown").is_dir():
+        return None
+    for mark, told in _MARKS.items():
+        if (answers / f"{name}.{mark}").is_dir():
+            return told
+    return _NO_HOOK
+
+
+def _remove(answers: Path, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (answers / name).unlink()
+    for mark in ("shown", *_MARKS):
+        with contextlib.suppress(FileNotFoundError):
+            (answers / f"{name}.{mark}").rmdir()

@@ -1,0 +1,84 @@
+"""What builds are to be shown beside their inputs, and what is done where that came to no good.
+
+Hidden bases and what compilers keep, of jobsets whose `incremental.strategy` says so. Where
+something cannot be shown the build is a full one, with the reason, and never a failure. One that
+fails from a base is made again without it.
+"""
+
+from __future__ import annotations
+
+from reconciler.build.mounts import Kind, Mount
+from reconciler.database import built, mounts
+from reconciler.model import Builder, BuildState, Jobset, Strategy
+from reconciler.outcomes import Built
+from reconciler.reconcile.farm import Farm
+from reconciler.transitions import Cause
+
+NOT_SHOWN = "not-shown"
+
+
+def mount_of(farm: Farm, derivation: int, builder: Builder) -> Mount | None:
+    """What the build of a derivation on a builder is to be shown."""
+    jobsets = _jobsets(farm, derivation)
+    if all(each.incremental.strategy is Strategy.PURE for each in jobsets):
+        return None
+    found = mounts.base_of(farm.database, derivation)
+    if found is None:
+        return None
+    reason = found.gone
+    if builder.uri is not None:
+        reason = f"it is built on {builder.name}, and only builds on this machine are shown a base"
+    elif any(each.incremental.strategy is not Strategy.HIDDEN for each in jobsets):
+        reason = "a jobset of another `incremental.strategy` needs it too"
+    if reason is not None:
+        mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
+        return None
+    return Mount(kind=Kind.BASE, name=found.path.rpartition("/")[2])
+
+
+def built_with(farm: Farm, outcome: Built) -> None:
+    """Record what an attempt was shown; `outcome` has a mount."""
+    assert outcome.mount is not None
+    result = outcome.result
+    kind = outcome.mount.kind
+    if not result.outcome.final or result.found:
+        return  # what was found may have been made by an attempt that was cut off
+    refused = outcome.refused
+    if result.substituted:
+        refused = "it was fetched, and not built"
+    mounts.record(farm.database, outcome.attempt, kind=kind, refused=refused)
+    if kind is Kind.BASE and refused is not None:
+        mounts.build_in_full(farm.database, outcome.derivation, reason=refused, failed=False)
+    if not result.substituted:
+        for jobset in _jobsets(farm, outcome.derivation):
+            farm.fault("jobset", jobset.name, NOT_SHOWN, _told(refused))
+
+
+def look(farm: Farm, *, now: float) -> None:
+    """Have what failed from a base it was shown made again without."""
+    for failed in mounts.failed(farm.database):
+        jobsets = [farm.desired.jobsets[each] for each in failed.jobsets & {*farm.desired.jobsets}]
+        if not all(each.incremental.retry_clean for each in jobsets):
+            continue
+        reason = "it failed from a base"
+        mounts.build_in_full(farm.database, failed.derivation, reason=reason, failed=True)
+        built.set_build_states(
+            farm.database,
+            [(failed.derivation, failed.state, BuildState.QUEUED)],
+            cause=Cause.TRIED_WITHOUT,
+            now=now,
+        )
+        if failed.derivation in farm.work.graph:
+            farm.work.graph.reopen(failed.derivation)
+
+
+def _jobsets(farm: Farm, derivation: int) -> list[Jobset]:
+    """Those that need a derivation."""
+    names = farm.work.wanting(derivation)
+    return [farm.desired.jobsets[each] for each in names if each in farm.desired.jobsets]
+
+
+def _told(refused: str | None) -> str | None:
+    return (
+        None if refused is None else f"builds are full ones, as they are shown no base: {refused}"
+    )
