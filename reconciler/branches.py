@@ -27,6 +27,12 @@ from reconciler.model import (
 )
 
 EXCLUDES = "!"
+REFS = "refs/"
+"""How those begin that are asked for by the whole name of their ref: they are no branches of the
+repository itself, but what forges keep there of pull requests and the like."""
+HEADS = "refs/heads/"
+"""How the refs of all others begin."""
+TAGS = "refs/tags/"
 _GLOB = re.compile(r"[*?\[]")
 _UNPRINTABLE = re.compile(r"[^\w./+=,@#-]")
 """What the name of a jobset does not show as it is: neither a shell nor a terminal takes all that
@@ -62,9 +68,29 @@ class Commit(Struct, frozen=True):
 def matches(branch: str, wanted: Branches) -> bool:
     """Whether a branch is asked for; what one pattern leaves out, none brings back."""
     excluded = (each[1:] for each in wanted.patterns if each.startswith(EXCLUDES))
-    return any(fnmatchcase(branch, each) for each in included(wanted)) and not any(
-        fnmatchcase(branch, each) for each in excluded
+    return any(_fits(branch, each) for each in included(wanted)) and not any(
+        _fits(branch, each) for each in excluded
     )
+
+
+def _fits(branch: str, pattern: str) -> bool:
+    """Of whole refs only a pattern for such speaks: all branches are not all pull requests, too."""
+    return branch.startswith(REFS) == pattern.startswith(REFS) and fnmatchcase(branch, pattern)
+
+
+def places(wanted: Branches) -> tuple[str, ...]:
+    """Below what refs all that is asked for lies; a superset."""
+    found = {HEADS}
+    for each in included(wanted):
+        if each.startswith(REFS):
+            glob = _GLOB.search(each)
+            found.add(each if glob is None else each[: glob.start()])
+    return tuple(sorted(found))
+
+
+def ref_of(branch: str) -> str:
+    """The whole name of a branch's ref."""
+    return branch if branch.startswith(REFS) else HEADS + branch
 
 
 def included(wanted: Branches) -> list[str]:
@@ -75,13 +101,14 @@ def included(wanted: Branches) -> list[str]:
 def chosen(heads: Iterable[Head], wanted: Branches, *, before: Collection[str]) -> tuple[Head, ...]:
     """The branches that become jobsets, as many as allowed.
 
-    First those asked for by name, then the newest commits, then those that were chosen `before`.
+    First those asked for by name, then the repository's own, then the newest commits, then those
+    that were chosen `before`.
     """
     named = {each for each in included(wanted) if not _GLOB.search(each)}
 
-    def rank(head: Head) -> tuple[bool, float, bool, str]:
-        newest = -(head.committed_at or 0.0)
-        return head.branch not in named, newest, head.branch not in before, head.branch
+    def rank(head: Head) -> tuple[bool, bool, float, bool, str]:
+        branch, newest = head.branch, -(head.committed_at or 0.0)
+        return branch not in named, branch.startswith(REFS), newest, branch not in before, branch
 
     fitting = sorted((each for each in heads if matches(each.branch, wanted)), key=rank)
     return tuple(fitting[: wanted.limit])
@@ -138,7 +165,7 @@ def _encoded(found: re.Match[str]) -> str:
 
 
 def _at(source: Source, branch: str) -> Source:
-    ref = f"refs/heads/{branch}"
+    ref = ref_of(branch)
     match source:
         case FlakeSource():
             joint = "&" if "?" in source.url else "?"

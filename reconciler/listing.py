@@ -7,7 +7,7 @@ says nothing of what there is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -22,7 +22,6 @@ from reconciler.source import REVISION, TIMEOUT, fetch_environment, git_url, rea
 
 UNNAMED = "branches-unnamed"
 ANCESTRY = "ancestry-unknown"
-_PREFIX = b"refs/heads/"
 
 
 class _Listing(Struct, frozen=True, kw_only=True):
@@ -43,13 +42,13 @@ async def list_branches(
     Those that stand where they stood `before` are not looked at again. Without a `mirror` nothing
     is known of a branch but its revision.
     """
+    assert jobset.branches is not None
     env = fetch_environment(environment)
     try:
         url = git_url(branches.repository(jobset.source))
-        listing = await _list(url, env)
+        listing = await _list(url, env, branches.places(jobset.branches))
     except ReconcilerError as error:
         return Listed(asked=jobset, error=str(error))
-    assert jobset.branches is not None
     wanted = {
         branch: revision
         for branch, revision in listing.heads.items()
@@ -76,20 +75,28 @@ async def list_branches(
     )
 
 
-async def _list(url: str, env: Mapping[str, str]) -> _Listing:
-    asked = await process.run(["git", "ls-remote", "--heads", "--", url], env=env, timeout=TIMEOUT)
+async def _list(url: str, env: Mapping[str, str], places: Collection[str]) -> _Listing:
+    # Of heads alone a server need not tell more; of other refs git sorts out what it was told.
+    kind = ["--heads"] if {*places} == {branches.HEADS} else ["--refs"]
+    patterns = [] if "--heads" in kind else [f"{each}*" for each in places]
+    asked = await process.run(
+        ["git", "ls-remote", *kind, "--", url, *patterns], env=env, timeout=TIMEOUT
+    )
     if asked.returncode != 0:
         raise SourceError(f"git cannot read '{url}': {reason(asked.stderr)}")
     heads: dict[str, str] = {}
     unnamed: list[str] = []
     for line in asked.stdout.splitlines():
         revision, _, ref = line.partition(b"\t")
-        if not ref.startswith(_PREFIX) or not REVISION.fullmatch(revision.decode("latin-1")):
+        if not REVISION.fullmatch(revision.decode("latin-1")):
             continue
-        try:
-            heads[ref.removeprefix(_PREFIX).decode()] = revision.decode()
-        except UnicodeDecodeError:
-            unnamed.append(ref.removeprefix(_PREFIX).decode(errors="backslashreplace"))
+        name = ref.decode(errors="backslashreplace").removeprefix(branches.HEADS)
+        if name.startswith(branches.TAGS):
+            continue
+        if ref == branches.ref_of(name).encode():
+            heads[name] = revision.decode()
+        else:
+            unnamed.append(name)
     return _Listing(heads=heads, unnamed=unnamed)
 
 
@@ -97,7 +104,7 @@ def _left_out(unnamed: list[str]) -> str | None:
     if not unnamed:
         return None
     few = ", ".join(unnamed[:5]) + (", …" if len(unnamed) > 5 else "")
-    return f"left out, for its name is not UTF-8: {few}; rename it"
+    return f"left out, for its name is not UTF-8 or begins with {branches.REFS}: {few}; rename it"
 
 
 async def _look(

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from reconciler import process
-from reconciler.branches import Commit
+from reconciler.branches import Commit, ref_of
 from reconciler.errors import SourceError
 from reconciler.source import TIMEOUT, reason
 
@@ -121,4 +121,4 @@ def prune(mirrors: Path, *, keep: Collection[str]) -> None:
 def _refspec(branch: str) -> str:
     """By a name of our own: a branch `a` may go and an `a/b` come, which git keeps no refs for."""
     ours = hashlib.sha256(branch.encode()).hexdigest()[:40]
-    return f"+refs/heads/{branch}:refs/mirror/{ours}"
+    return f"+{ref_of(branch)}:refs/mirror/{ours}"

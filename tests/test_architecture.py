@@ -42,7 +42,7 @@ PURE: list[set[str]] = [
     {"plan"},
     {"work"},
     {"scheduler", "upkeep"},
-    {"fair_share", "fleet", "prospects"},
+    {"fair_share", "fleet", "prospects", "trust"},
     {"bases", "branches", "graph", "occupancy", "quarantine", "transitions"},
     {"model"},
     {"resources", "states"},

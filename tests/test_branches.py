@@ -16,6 +16,7 @@ from reconciler.branches import (
     jobset_of,
     matches,
     merge_base,
+    places,
     repository,
 )
 from reconciler.model import Branches, Desired, FlakeSource, GitSource, Jobset, JobsetName
@@ -51,6 +52,12 @@ def head(branch: str, at: float | None = None) -> Head:
         (("v?",), "v10", False),
         (("v[12]",), "v2", True),
         (("v[!12]",), "v2", False),
+        (("*",), "refs/pull/1/head", False),
+        (("refs/pull/*/head",), "refs/pull/1/head", True),
+        (("refs/pull/*/head",), "refs/pull/1/merge", False),
+        (("refs/*", "!refs/pull/1/*"), "refs/pull/1/head", False),
+        (("refs/*", "!*"), "refs/pull/1/head", True),
+        (("refs/*",), "main", False),
     ],
 )
 def test_what_a_pattern_asks_for(patterns: tuple[str, ...], branch: str, expected: bool) -> None:
@@ -69,6 +76,24 @@ def test_where_no_commit_is_known_those_stay_that_were_there() -> None:
     assert [each.branch for each in taken] == ["c", "a"]
 
 
+def test_the_repositorys_own_come_before_pull_requests() -> None:
+    heads = [head("refs/pull/1/head", 9), head("old", 1), head("refs/pull/2/head", 8)]
+    taken = chosen(heads, wanted("*", "refs/pull/*/head", limit=2), before={"refs/pull/2/head"})
+    assert [each.branch for each in taken] == ["old", "refs/pull/1/head"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (("main", "release-*"), ("refs/heads/",)),
+        (("main", "!refs/pull/1/head"), ("refs/heads/",)),
+        (("refs/pull/*/head", "refs/for/main"), ("refs/for/main", "refs/heads/", "refs/pull/")),
+    ],
+)
+def test_where_refs_are_looked_for(patterns: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert places(wanted(*patterns)) == expected
+
+
 # --- Jobsets ---
 
 
@@ -78,6 +103,7 @@ def test_where_no_commit_is_known_those_stay_that_were_there() -> None:
         ("main", "web@main"),
         ("feature/x", "web@feature/x"),
         ("release-1.0", "web@release-1.0"),
+        ("refs/pull/1/head", "web@refs/pull/1/head"),
         ("fix#1,a=b+c@d", "web@fix#1,a=b+c@d"),
         ("größe", "web@größe"),
         ("a%20b", "web@a%2520b"),
@@ -98,6 +124,7 @@ def test_a_branch_has_the_settings_of_its_jobset() -> None:
     made = jobset_of(web, "a/b")
     assert made.name == "web@a/b"
     assert made.source == replace(web.source, ref="refs/heads/a/b")
+    assert jobset_of(web, "refs/pull/1/head").source == replace(web.source, ref="refs/pull/1/head")
     assert (made.branch_of, made.branch, made.branches) == (WEB, "a/b", None)
     assert made.interval is None  # it is the list that is looked at
     kept = replace(

@@ -253,6 +253,29 @@ async def test_a_name_that_is_no_text_is_left_out_and_told(
     assert "caf\\xe9" in note
 
 
+async def test_pull_requests_are_listed_by_their_refs(
+    repository: Repository, tmp_path: Path
+) -> None:
+    main = repository.revision()
+    repository.branch("theirs")
+    pulled = repository.commit("other", "", at=5000)
+    repository.git("checkout", "-q", "main")
+    for ref in ("refs/pull/7/head", "refs/pull/8/merge", "refs/tags/refs/pull/9/head"):
+        repository.git("update-ref", ref, pulled)
+    repository.git("branch", "-q", "-D", "theirs")
+    # It would be called as one of theirs.
+    repository.git("branch", "-q", "refs/pull/7/head", "main")
+    outcome = await listed(declared(repository, "main", "refs/pull/*/head"), tmp_path / "m")
+    found = heads(outcome)
+    assert set(found) == {"main", "refs/pull/7/head"}
+    head = found["refs/pull/7/head"]
+    assert (head.revision, head.ancestors[0], head.merge_base) == (pulled, main, main)
+    note = outcome.notes[UNNAMED]
+    assert note is not None
+    assert "begins with refs/: refs/pull/7/head; rename it" in note
+    assert set(heads(await listed(declared(repository, "*"), tmp_path / "m"))) == {"main"}
+
+
 def test_mirrors_of_forgotten_jobsets_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "mirrors"
     mirrors.prune(folder, keep=())

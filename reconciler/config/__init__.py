@@ -177,6 +177,7 @@ def _incremental(source: Source, value: dict[str, Any]) -> Incremental:
         per_slot=retention["perSlot"],
         max_size=size(retention["maxSize"]),
         retry_clean=value["retryClean"],
+        untrusted=tuple(value["untrusted"]),
         share_read=value["share"]["read"],
         share_write=value["share"]["write"],
     )

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import parse_qsl, urlsplit
 
+from reconciler.branches import HEADS, TAGS
 from reconciler.config.tree import Json
 from reconciler.problems import quote
 
@@ -19,7 +20,6 @@ Refusal = tuple[list[str | int], str, str]
 _FLAKE = re.compile(r"git\+(https|http|ssh|git|file)://")
 _FIXED = ("ref", "rev")
 """Parts of a flake reference that name one commit or branch."""
-_PREFIX = "refs/heads/"
 
 
 def refusals(
@@ -65,13 +65,31 @@ def _patterns(at: list[str | int], patterns: list[Json]) -> Iterator[Refusal]:
     if all(each.startswith("!") for each in texts) and len(texts) == len(patterns):
         message = "it only leaves out branches" if texts else "it is empty: nothing would be built"
         yield at, message, 'begin with what is wanted, such as "*" for every branch'
+    yield from _each(at, patterns)
+
+
+def untrusted(at: list[str | int], patterns: Json, source: dict[str, Json]) -> Iterator[Refusal]:
+    """Refuse patterns for untrusted branches that can match nothing."""
+    if not isinstance(patterns, list) or not patterns:
+        return
+    git = source.get("git")
+    if (git if isinstance(git, dict) else source).get("branches") is None:
+        message = "the source has no branches to tell apart"
+        yield at, message, "name them as branches in the source, or leave this out"
+    yield from _each(at, patterns)
+
+
+def _each(at: list[str | int], patterns: list[Json]) -> Iterator[Refusal]:
     for index, pattern in enumerate(patterns):
         if not isinstance(pattern, str):
             continue
         bare = pattern.removeprefix("!")
-        if bare.startswith(_PREFIX):
-            mend = f"write {quote(pattern.replace(_PREFIX, '', 1))}"
+        if bare.startswith(HEADS):
+            mend = f"write {quote(pattern.replace(HEADS, '', 1))}"
             yield [*at, index], "a branch is named without refs/heads/", mend
+        elif bare.startswith(TAGS):
+            mend = "write the tag as ref, in a jobset of its own"
+            yield [*at, index], "tags are not followed as branches are", mend
         elif "[" in re.sub(r"\[!?\]?[^\]]*\]", "", bare):
             message = f"{quote(pattern)} matches nothing: a [ is not closed"
             yield [*at, index], message, "write one of several characters as [abc]"

@@ -41,6 +41,7 @@ from reconciler.nix.expression import Given
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
 
+from reconciler.trust import trust_of
 
 class Offered(Struct, frozen=True, kw_only=True):
     """A job as it is to be built."""
@@ -287,7 +288,7 @@ def slot_of(jobset: Jobset, job: EvaluatedJob) -> Slot:
         job=job.attr,
         system=job.system,
         branch=jobset.branch,
-        trust=decisions.trust_of(jobset),
+        trust=trust_of(jobset),
     )
 
 

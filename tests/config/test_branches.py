@@ -69,6 +69,7 @@ def test_the_document_in_force_is_read_back(text: str) -> None:
         (git('["a", ^^"!v[12"]'), "git.branches[1]", "write one of several characters as [abc]"),
         (git('[^^"refs/heads/a"]'), "git.branches[0]", 'without refs/heads/; write "a"'),
         (git('["a", ^^"!refs/heads/b"]'), "git.branches[1]", 'write "!b"'),
+        (git('["a", ^^"refs/tags/*"]'), "git.branches[1]", "tags are not followed as branches"),
         (git("^^main"), "git.branches", 'write it as a list: ["main"]'),
         (git("[a]", ", ref: ^^main"), "git.ref", "ref and branches exclude each other; keep one"),
         (git("[a]", ", maxBranches: ^^0"), "git.maxBranches", "must be at least 1"),
@@ -101,6 +102,38 @@ def test_each_mistake_is_named_with_the_mend(marked: str, path: str, words: str)
         read(before + after)
     (problem,) = refused.value.problems
     assert problem.path == f"jobsets.web.source.{path}"
+    assert words in f"{problem.message}; {problem.mend}"
+    assert (problem.line, problem.column) == (1, len(before) + 1)
+
+
+UNTRUSTED = "jobsets: {web: {source: {git: {url: /srv/x%s}}, incremental: {untrusted: %s}}}"
+
+
+def test_untrusted_branches() -> None:
+    text = UNTRUSTED % (", branches: ['*', 'refs/pull/*/head']", "['*', '!main']")
+    web = read(text).patterns[WEB]
+    assert web.incremental.untrusted == ("*", "!main")
+    assert web.branches is not None
+    assert web.branches.patterns == ("*", "refs/pull/*/head")
+    assert read(UNTRUSTED % ("", "[]")).jobsets[WEB].incremental.untrusted == ()
+
+
+@pytest.mark.parametrize(
+    ("branches", "marked", "place", "words"),
+    [
+        ("", "^^[x]", "", "no branches to tell apart; name them as branches in the source"),
+        (", branches: [a]", "[^^refs/heads/x]", "[0]", 'without refs/heads/; write "x"'),
+        (", branches: [a]", "[a, ^^'!v[1']", "[1]", "matches nothing: a [ is not closed"),
+        (", branches: [a]", "^^main", "", 'write it as a list: ["main"]'),
+        (", branches: [a]", "[^^'a b']", "[0]", "write the name of a branch, or a pattern"),
+    ],
+)
+def test_what_cannot_be_untrusted(branches: str, marked: str, place: str, words: str) -> None:
+    before, after = (UNTRUSTED % (branches, marked)).split("^^")
+    with pytest.raises(ConfigError) as refused:
+        read(before + after)
+    (problem,) = refused.value.problems
+    assert problem.path == f"jobsets.web.incremental.untrusted{place}"
     assert words in f"{problem.message}; {problem.mend}"
     assert (problem.line, problem.column) == (1, len(before) + 1)
 

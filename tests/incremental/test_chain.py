@@ -37,6 +37,7 @@ from reconciler.model import (
 )
 from reconciler.nix.expression import Given, native_system
 from reconciler.source import LockedSource
+from reconciler.trust import trust_of
 from tests.incremental.support import GARNIX_FLAKE, LIB, Evaluator, Repository
 from tests.support.jobsets import jobset
 from tests.support.private_store import PrivateStore
@@ -109,7 +110,7 @@ class Farm:
             job="packages.x86_64-linux.app" if protocol is Protocol.GARNIX else "app",
             system="x86_64-linux",
             branch=None,
-            trust=decisions.trust_of(self.jobset),
+            trust=trust_of(self.jobset),
         )
 
     def write(self, name: str, text: str) -> None:

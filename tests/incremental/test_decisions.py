@@ -21,6 +21,7 @@ from reconciler.model import (
     StorePath,
 )
 from reconciler.nix import basic_derivation
+from reconciler.trust import trust_of
 from tests.support.jobsets import jobset
 from tests.support.private_store import PrivateStore
 
@@ -88,7 +89,7 @@ def test_branches_trust_each_other_and_nobody_else(store: PrivateStore) -> None:
     for trust, wanted in (("web", base_of(app, trust="web")), ("fork", None)):
         (found,) = decided(branch, [app], [base_of(app, trust=trust)])
         assert found.choice.base == wanted
-    assert decisions.trust_of(JOBSET) == "tested"
+    assert trust_of(JOBSET) == "tested"
 
 
 def test_the_second_evaluation_is_given_what_was_chosen(store: PrivateStore) -> None:

@@ -94,18 +94,18 @@ FLAKE = """
 HEADERS = "".join(f"int unit{unit}(void);\n" for unit in range(UNITS))
 
 
-def _unit(number: int, value: int) -> str:
+def unit_source(number: int, value: int) -> str:
     return f'#include "common.h"\nint unit{number}(void) {{ return A * {value}; }}\n'
 
 
 HISTORY: tuple[tuple[dict[str, str | None], str], ...] = (
-    ({"src/unit0.c": _unit(0, 2)}, "from a base"),
-    ({"src/unit1.c": _unit(1, 3), "src/unit2.c": _unit(2, 4)}, "from a base"),
+    ({"src/unit0.c": unit_source(0, 2)}, "from a base"),
+    ({"src/unit1.c": unit_source(1, 3), "src/unit2.c": unit_source(2, 4)}, "from a base"),
     ({"src/README": "of no matter\n"}, "in full"),  # a file was added
     ({"src/README": "still of no matter\n"}, "from a base"),
     ({"src/common.h": "#define A 2\n"}, "from a base"),
     ({"src/Makefile": MAKEFILE.replace("-O1", "-O2")}, "in full"),
-    ({"src/unit0.c": _unit(0, 1)}, "from a base"),
+    ({"src/unit0.c": unit_source(0, 1)}, "from a base"),
     (
         {
             "src/unit3.c": "int unit3(void) { return 9; }\n",
@@ -124,7 +124,7 @@ HISTORY: tuple[tuple[dict[str, str | None], str], ...] = (
         "in full",
     ),
     ({"src/common.h": "#define A 3\n#define B 4\n"}, "from a base"),
-    ({"src/unit0.c": _unit(0, 5), "src/unit1.c": _unit(1, 6)}, "from a base"),
+    ({"src/unit0.c": unit_source(0, 5), "src/unit1.c": unit_source(1, 6)}, "from a base"),
 )
 """What each commit changes, and whether its build starts from the one before."""
 
@@ -139,7 +139,7 @@ class Project:
         shutil.copytree(LIB, self.folder / "lib")
         (self.folder / "src").mkdir()
         for unit in range(UNITS):
-            self.write(f"src/unit{unit}.c", _unit(unit, 1))
+            self.write(f"src/unit{unit}.c", unit_source(unit, 1))
         calls = " + ".join(f"unit{unit}()" for unit in range(UNITS))
         self.write("src/main.c", f"{HEADERS}int main(void) {{ return {calls}; }}\n")
         self.write("src/common.h", "#define A 1\n")
@@ -187,7 +187,7 @@ class Project:
         self.trial.document(document)
 
     def edit(self, unit: int, value: int) -> None:
-        self.commit(f"src/unit{unit}.c", _unit(unit, value))
+        self.commit(f"src/unit{unit}.c", unit_source(unit, value))
 
     def run(self) -> str:
         """Reconcile; the log of the newest build of the program."""
@@ -283,7 +283,7 @@ def test_the_recipe_of_a_cache_branch_is_one_switch(project: Project) -> None:
     project.commit("release.nix", CACHE_NIX)
     project.declare(protocols=["cache.nix"])
     project.run()
-    revision = project.commit("src/unit1.c", _unit(1, 5))
+    revision = project.commit("src/unit1.c", unit_source(1, 5))
     assert project.compiled() == ["unit1.c"]
     assert project.result() == "7"
     assert project.repository.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"

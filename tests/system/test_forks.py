@@ -1,0 +1,108 @@
+"""Branches of forks by the whole reconciler: they take from trusted branches, and give nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.trial import Trial
+from tests.system.test_audit import STALE
+from tests.system.test_incremental import UNITS, Project, unit_source
+
+PULL = "refs/pull/1/head"
+
+
+@pytest.fixture
+def project(trial: Trial) -> Project:
+    """A project whose makefile lacks a dependency: stale objects stay where a base has such."""
+    made = Project(trial)
+    made.write("src/Makefile", STALE)
+    made.commit("note", "")
+    git = {"url": made.repository.url, "branches": ["main", "topic", "refs/pull/*/head"]}
+    made.source = {"git": git, "file": "release.nix"}
+    return made
+
+
+def push_fork(project: Project, name: str, text: str) -> str:
+    """A commit on top of a pull request, or of main where there is none yet, as a forge has it."""
+    known = project.repository.git("for-each-ref", "--format=%(refname)", PULL)
+    project.repository.git("checkout", "-q", "--detach", known or "main")
+    revision = project.commit(name, text)
+    project.repository.git("update-ref", PULL, revision)
+    project.repository.git("checkout", "-q", "main")
+    return revision
+
+
+def poison(project: Project) -> str:
+    """Have a fork's newest base hold an object of other than its source; the last commit."""
+    project.write("src/common.h", "#define A 1\n")
+    project.run()
+    project.repository.git("checkout", "-q", "--detach", "main")
+    project.write("src/common.h", "#define A 100\n")
+    project.repository.git("update-ref", PULL, project.commit("src/unit1.c", unit_source(1, 5)))
+    assert project.compiled() == ["unit1.c"], "it starts from what main left"
+    revision = push_fork(project, "src/common.h", "#define A 1\n")
+    assert project.compiled() == []
+    assert project.result() == "502", "it starts from its own"
+    return revision
+
+
+def slots(project: Project) -> list[tuple[str, str]]:
+    return project.trial.query(
+        "SELECT s.branch, s.trust FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        " WHERE s.job = 'app' ORDER BY c.at"
+    )
+
+
+def test_what_a_fork_left_reaches_no_other_branch_though_it_is_merged(project: Project) -> None:
+    project.declare()
+    poisoned = poison(project)
+    project.repository.git("merge", "-q", "--no-ff", "-m", "merge", poisoned)
+    # A branch from the fork's commit: that is its parent, and where it left main.
+    project.repository.branch("topic", poisoned)
+    project.edit(2, 7)
+    project.run()
+    results = project.trial.query(
+        "SELECT s.branch, b.depth, b.revision FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " WHERE b.parent IN (SELECT b.id FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        "  WHERE s.branch = ?) ORDER BY b.id",
+        PULL,
+    )
+    assert [branch for branch, _, _ in results] == [PULL]
+    assert outcomes(project) == {"main": "7", "topic": "13", PULL: "502"}
+    assert {*slots(project)} == {("main", "it"), ("topic", "it"), (PULL, f"it@{PULL}")}
+    assert project.trial.conditions() == {}
+
+
+def test_a_fork_merged_as_it_is_is_built_from_what_main_left(project: Project) -> None:
+    project.declare()
+    poisoned = poison(project)
+    project.repository.git("merge", "-q", "--ff-only", poisoned)
+    assert project.compiled() == ["unit1.c"]
+    assert outcomes(project) == {"main": "7", PULL: "502"}
+    project.edit(2, 7)
+    assert project.compiled() == ["unit2.c"]
+    assert outcomes(project)["main"] == "13"
+
+
+def test_a_branch_that_is_trusted_no_longer_serves_no_more(project: Project) -> None:
+    project.declare(untrusted=["!refs/pull/*"])
+    poisoned = poison(project)
+    assert {trust for _, trust in slots(project)} == {"it"}
+    project.declare()
+    project.repository.branch("topic", poisoned)
+    project.edit(2, 7)
+    project.run()
+    assert outcomes(project) == {"main": str(UNITS), "topic": "13", PULL: "502"}
+
+
+def outcomes(project: Project) -> dict[str, str]:
+    """What the program of each branch in force comes to."""
+    rows = project.trial.query(
+        "SELECT js.name, o.path FROM job j JOIN evaluation e ON e.id = j.evaluation"
+        " JOIN jobset js ON js.id = e.jobset"
+        " JOIN output o ON o.derivation = j.derivation AND o.name = 'out'"
+        " WHERE j.attr = 'uses' AND e.state = 'succeeded'"
+    )
+    return {name.removeprefix("it@"): Path(path).read_text().strip() for name, path in rows}
