@@ -245,6 +245,7 @@ class Executor:
 
     async def _build(self, order: attempt.Order, builder: Builder) -> None:
         began = time.time()
+        refused: str | None = None
         result = AttemptResult(
             outcome=AttemptOutcome.CANCELLED,
             message="stopped: nothing needs it",
@@ -269,11 +270,22 @@ class Executor:
                     derivation=order.derivation,
                     builder=builder.name,
                     result=result,
+                    mount=order.mount,
+                    refused=refused,
                 )
             )
 
+    async def _fetch_base(self, mount: mounts.Mount | None) -> None:
+        """What is not there after this is not shown."""
+        if mount is not None and mount.kind is mounts.Kind.BASE:
+            store_dir = self.environment.get("NIX_STORE_DIR", "/nix/store")
+            path = StorePath(f"{store_dir}/{mount.name}")
+            with contextlib.suppress(NixError):
+                await self._store.protect([path])
+                if not await self._store.valid([path]):
+                    await self._store.fetch([path])
+
     # --- Roots and pushes ------------------------------------------------------------------
-        refused: str | None = None
 
     async def _protect(self, paths: Collection[StorePath]) -> None:
         with contextlib.suppress(NixError):  # it is made good when the store is reached again
@@ -295,21 +307,9 @@ class Executor:
             else:
                 message = None
                 break
-                    mount=order.mount,
-                    refused=refused,
         self._fault("cannot-root", message)
 
     def _fault(self, reason: str, message: str | None) -> None:
-    async def _fetch_base(self, mount: mounts.Mount | None) -> None:
-        """What is not there after this is not shown."""
-        if mount is not None and mount.kind is mounts.Kind.BASE:
-            store_dir = self.environment.get("NIX_STORE_DIR", "/nix/store")
-            path = StorePath(f"{store_dir}/{mount.name}")
-            with contextlib.suppress(NixError):
-                await self._store.protect([path])
-                if not await self._store.valid([path]):
-                    await self._store.fetch([path])
-
         """Say that something is wrong with the local store, or is right again: nothing wakes for
         what is as it was.
         """

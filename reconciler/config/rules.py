@@ -113,10 +113,6 @@ def _jobset(
         if isinstance(git, dict):
             yield from _password([*at, "source", "git", "url"], git.get("url"))
         yield from _protocols([*at, "incremental", "protocols"], source, jobset)
-        incremental = jobset.get("incremental")
-        if isinstance(incremental, dict):
-            place = [*at, "incremental", "untrusted"]
-            yield from branch_rules.untrusted(place, incremental.get("untrusted"), source)
 
 
 def _protocols(
@@ -135,10 +131,6 @@ def _protocols(
             yield [*at, index], message, f"for this source write {fitting}"
 
 
-def _resource_rules(
-    at: list[str | int], jobset: dict[str, Json], builders: dict[str, dict[str, Json]]
-) -> Iterator[Refusal]:
-    """Refuse what no builder could ever give."""
 def _strategy(
     at: list[str | int], jobset: dict[str, Json], builders: dict[str, dict[str, Json]]
 ) -> Iterator[Refusal]:
@@ -151,6 +143,10 @@ def _strategy(
         yield at, message, 'declare a builder without one, or write "pure"'
 
 
+def _resource_rules(
+    at: list[str | int], jobset: dict[str, Json], builders: dict[str, dict[str, Json]]
+) -> Iterator[Refusal]:
+    """Refuse what no builder could ever give."""
     offered: dict[str, Json] = {}
     for builder in builders.values():
         resources = builder.get("resources")

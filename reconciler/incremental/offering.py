@@ -33,15 +33,14 @@ from reconciler.model import (
     Jobset,
     Protocol,
     StorePath,
-)
     Strategy,
+)
 from reconciler.nix import basic_derivation, evaluation
 from reconciler.nix import derivation as derivation_file
 from reconciler.nix.expression import Given
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
 
-from reconciler.trust import trust_of
 
 class Offered(Struct, frozen=True, kw_only=True):
     """A job as it is to be built."""
@@ -54,8 +53,6 @@ class Offered(Struct, frozen=True, kw_only=True):
     base: int | None = None
     """What it, or what it needs, starts from."""
     reason: str = ""
-
-
     hidden: bool = False
     """It is the canonical one, and its build is shown the base."""
 
@@ -63,6 +60,8 @@ class Offered(Struct, frozen=True, kw_only=True):
     def given(self) -> bool:
         """Whether its expression was given the base."""
         return self.base is not None and not self.hidden
+
+
 class Offering(Struct, frozen=True, kw_only=True):
     """An evaluation of a jobset with incremental builds, and what is worked with."""
 
@@ -88,12 +87,12 @@ class Offering(Struct, frozen=True, kw_only=True):
         others = [job for job in new if not decisions.takes_part(job)]
         kept = await self._kept() if part else {}
         decided = self._decide(part, kept)
-        return [*settled.values(), *await self._once_more(decided, others, kept)]
-
-    def record(self, offered: Sequence[Offered], ids: Mapping[DrvPath, int]) -> None:
         decided, kept = await self._shared(part, decided, kept)
         if self.jobset.incremental.strategy is Strategy.HIDDEN:
             return [*settled.values(), *self._hidden(decided, others)]
+        return [*settled.values(), *await self._once_more(decided, others, kept)]
+
+    def record(self, offered: Sequence[Offered], ids: Mapping[DrvPath, int]) -> None:
         """Write down what builds start from, when their derivations are in the database."""
         now = time.time()
         recorded.record(
@@ -113,10 +112,10 @@ class Offering(Struct, frozen=True, kw_only=True):
                     base=each.base,
                     reason=each.reason,
                     revision=self.locked.revision,
+                    hidden=each.hidden,
                 )
                 incremental.choose(self.database, self._slot(each.job), choice, now=now)
 
-                    hidden=each.hidden,
     def _slot(self, job: EvaluatedJob) -> Slot:
         return slot_of(self.jobset, job)
 
@@ -151,9 +150,6 @@ class Offering(Struct, frozen=True, kw_only=True):
                 return made
         return None
 
-    # --- What starts from what -----------------------------------------------------------------
-
-    async def _kept(self) -> dict[int, StoredBase]:
     def _hidden(self, decided: Sequence[Decision], others: Sequence[EvaluatedJob]) -> list[Offered]:
         """The canonical jobs; builds are shown their bases."""
         chosen = {each.choice.base.id for each in decided if each.choice.base is not None}
@@ -164,6 +160,9 @@ class Offering(Struct, frozen=True, kw_only=True):
         ]
         return [*map(_as_is, others), *(replace(each, hidden=True) for each in shown)]
 
+    # --- What starts from what -----------------------------------------------------------------
+
+    async def _kept(self) -> dict[int, StoredBase]:
         """The bases that can be had, by number."""
         candidates = bases.candidates(self.database, self.jobset.name)
         stored = bases.stored(self.database, [each.id for each in candidates])
@@ -288,7 +287,7 @@ def slot_of(jobset: Jobset, job: EvaluatedJob) -> Slot:
         job=job.attr,
         system=job.system,
         branch=jobset.branch,
-        trust=trust_of(jobset),
+        trust=decisions.trust_of(jobset),
     )
 
 

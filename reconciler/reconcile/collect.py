@@ -20,7 +20,7 @@ from reconciler.database import (
     pushed,
 )
 from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
-from reconciler.reconcile import audits, expiry, incremental, listed, mounted
+from reconciler.reconcile import audits, expiry, incremental, listed, mounted, sharing
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
 from reconciler.work import LiveBuild, package_name
@@ -164,10 +164,10 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
         not_before=not_before,
         cause=Cause.NO_LONGER_WANTED if withdrawn else None,
     )
-    farm.work.scheduler.finished(derivation, now=now)
-    if result.outcome is Outcome.SUCCEEDED and not (result.substituted or result.found):
     if outcome.mount is not None:
         mounted.built_with(farm, outcome)
+    farm.work.scheduler.finished(derivation, now=now)
+    if result.outcome is Outcome.SUCCEEDED and not (result.substituted or result.found):
         _learn(farm, build, outcome)
     if result.builder_failed:
         farm.builder_failed(outcome.builder, result, now=now)

@@ -11,7 +11,7 @@ from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
 from reconciler.model import JobsetName
 from reconciler.outcomes import Kept
-from reconciler.reconcile import audits, mounted
+from reconciler.reconcile import audits, mounted, sharing
 from reconciler.reconcile.farm import Farm
 
 NOT_KEPT = "base-not-kept"
