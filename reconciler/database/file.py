@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from reconciler.database.migrations import create, migrations
 from reconciler.errors import StateError
 
 Value = str | int | float | None
@@ -35,8 +36,7 @@ MIGRATIONS = (
     "m010_mounts",
     "m011_artifacts",
 )
-"""Names of this program's migrations, in order. Here, because loading the migrations themselves
-takes as long as a whole report, which needs only to know whether there are others."""
+"""Names of this program's migrations, in order: a file of `migrations` each."""
 
 
 def database_path(state_dir: Path) -> Path:
@@ -350,20 +350,26 @@ def _migrate(database: Database, *, now: float) -> None:
     pending = [name for name in MIGRATIONS if name not in applied]
     if not pending:
         return
-    import sqlite_utils  # noqa: PLC0415 - as for MIGRATIONS
-
-    from reconciler.database.migrations import migrations  # noqa: PLC0415
-
     if applied:
-        backup = database.path.with_name(f"{database.path.name}.before-{pending[0]}")
-        if not backup.exists():
-            database.connection.execute("VACUUM INTO ?", (str(backup),))
-    # Its plugins are for its command line, and are looked for among all that is installed.
-    migrations.apply(sqlite_utils.Database(database.connection, execute_plugins=False))
+        _upgrade(database, before=pending[0])
     with database.transaction():
+        if not applied:
+            create(database.connection, MIGRATIONS)
         for name in pending:
             database.execute(
                 "INSERT INTO event(at, kind, subject, before, after, cause)"
                 " VALUES (?, 'schema', ?, NULL, 'applied', 'start')",
                 (now, name),
             )
+
+
+def _upgrade(database: Database, *, before: str) -> None:
+    """Copy the file, then migrate it."""
+    import sqlite_utils  # noqa: PLC0415 - not needed for most starts, and slow to load
+
+    backup = database.path.with_name(f"{database.path.name}.before-{before}")
+    if not backup.exists():
+        database.connection.execute("VACUUM INTO ?", (str(backup),))
+    # Its plugins are for its command line, and are looked for among all that is installed.
+    handle = sqlite_utils.Database(database.connection, execute_plugins=False)
+    migrations(MIGRATIONS).apply(handle)

@@ -14,7 +14,7 @@ from reconciler.config import parse
 from reconciler.database import Database, declared, open_memory, open_writer
 from reconciler.database.branches import known, set_branches
 from reconciler.database.evaluated import Origin, begin_evaluation
-from reconciler.database.file import database_path
+from reconciler.database.file import MIGRATIONS, database_path
 from reconciler.database.migrations import migrations
 from reconciler.database.observe import jobsets, suspended_jobsets
 from reconciler.model import JobsetName
@@ -71,7 +71,7 @@ def test_a_branch_that_is_declared_by_itself_is_none_any_more(database: Database
 
 def test_a_state_from_before_there_were_branches_is_taken_over(tmp_path: Path) -> None:
     with closing(sqlite3.connect(database_path(tmp_path))) as connection:
-        migrations.apply(sqlite_utils.Database(connection), stop_before="m005_branches")
+        migrations(MIGRATIONS).apply(sqlite_utils.Database(connection), stop_before="m005_branches")
         connection.execute("INSERT INTO generation VALUES (1, 'd', '{}', 1.0)")
         connection.execute("INSERT INTO jobset(id, name, generation) VALUES (1, 'web', 1)")
         connection.execute(

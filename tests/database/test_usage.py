@@ -11,6 +11,7 @@ import pytest
 import sqlite_utils
 
 from reconciler.database import database_path, open_writer
+from reconciler.database.file import MIGRATIONS
 from reconciler.database.migrations import migrations
 from reconciler.database.usage import HALF_LIFE, WINDOW, charge, recent_usage
 from reconciler.model import JobsetName, Outcome
@@ -71,7 +72,7 @@ def test_a_clock_that_was_set_back_makes_it_no_more(farm: Farm) -> None:
 def test_a_state_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     with closing(sqlite3.connect(database_path(tmp_path))) as connection:
         old = sqlite_utils.Database(connection)
-        migrations.apply(old, stop_before="m002_charges")
+        migrations(MIGRATIONS).apply(old, stop_before="m002_charges")
         connection.execute("INSERT INTO generation VALUES (1, 'd', '{}', 1.0)")
         connection.execute("INSERT INTO jobset(id, name, generation) VALUES (1, 'web', 1)")
         connection.commit()
