@@ -179,6 +179,8 @@ class Incremental(Struct, frozen=True, kw_only=True):
     max_size: int = 20 * 2**30
     """Bytes of all bases of the jobset together."""
     retry_clean: bool = True
+    untrusted: tuple[str, ...] = ()
+    """Patterns for branches, beside whole refs, that serve no others; with `!`, that do."""
     share_read: bool = True
     """Whether its builds may start from bases of artifact stores."""
     share_write: bool = True

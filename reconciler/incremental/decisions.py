@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
+from reconciler import trust
 from reconciler.bases import (
     INTERMEDIATES,
     Base,
     Choice,
     Fingerprint,
     History,
-    Trust,
     Wanted,
     choose,
 )
@@ -48,11 +48,6 @@ def takes_part(job: EvaluatedJob) -> bool:
     return INTERMEDIATES in job.outputs
 
 
-def trust_of(jobset: Jobset) -> Trust:
-    """Whose builds are trusted as much as a jobset's: those of its source's other branches."""
-    return Trust(jobset.branch_of or jobset.name)
-
-
 def decide(
     jobset: Jobset,
     jobs: Iterable[EvaluatedJob],
@@ -67,7 +62,7 @@ def decide(
     """
     settings = jobset.incremental
     by_name: dict[str | None, list[Base]] = {}
-    for base in bases:
+    for base in trust.as_declared(jobset, bases):
         by_name.setdefault(base.kept_as, []).append(base)
     decided = []
     for job in filter(takes_part, jobs):
@@ -80,7 +75,7 @@ def decide(
                 system=job.system,
                 fingerprint=found,
                 branch=jobset.branch,
-                trusts=frozenset({trust_of(jobset)}),
+                trusts=trust.trusted_by(jobset),
                 slot=policy.slot,
                 fallback=policy.fallback,
             )

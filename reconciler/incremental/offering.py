@@ -40,6 +40,7 @@ from reconciler.nix import derivation as derivation_file
 from reconciler.nix.expression import Given
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
+from reconciler.trust import trust_of
 
 
 class Offered(Struct, frozen=True, kw_only=True):
@@ -87,7 +88,6 @@ class Offering(Struct, frozen=True, kw_only=True):
         others = [job for job in new if not decisions.takes_part(job)]
         kept = await self._kept() if part else {}
         decided = self._decide(part, kept)
-        decided, kept = await self._shared(part, decided, kept)
         if self.jobset.incremental.strategy is Strategy.HIDDEN:
             return [*settled.values(), *self._hidden(decided, others)]
         return [*settled.values(), *await self._once_more(decided, others, kept)]
@@ -287,7 +287,7 @@ def slot_of(jobset: Jobset, job: EvaluatedJob) -> Slot:
         job=job.attr,
         system=job.system,
         branch=jobset.branch,
-        trust=decisions.trust_of(jobset),
+        trust=trust_of(jobset),
     )
 
 
