@@ -26,6 +26,7 @@ from reconciler.evaluating import Evaluating
 from reconciler.fetching import Wanted
 from reconciler.ingest import Ingest
 from reconciler.model import (
+    ArtifactStore,
     AttemptResult,
     Builder,
     DrvPath,
@@ -44,6 +45,7 @@ from reconciler.outcomes import (
     Outcome,
     Polled,
     Revisited,
+    Twinned,
 )
 from reconciler.places import Places
 from reconciler.source import LockedSource
@@ -51,10 +53,12 @@ from reconciler.store import Store
 from reconciler.upstreams import Upstreams
 
 if TYPE_CHECKING:
+    from reconciler.database.artifacts import Due
     from reconciler.database.audits import Twins
-    from reconciler.database.bases import Left
+    from reconciler.database.bases import Audit, Left
     from reconciler.incremental.offering import Offering
     from reconciler.incremental.overlay import Overlays
+    from reconciler.incremental.sharing import Sharing
 
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
@@ -88,6 +92,9 @@ class Executor:
         self._places = places
         self._database = database
         self._overlays: dict[JobsetName, Overlays] = {}
+        self.artifact_stores: Mapping[str, ArtifactStore] = {}
+        """Those that are declared, by name."""
+        self._sharing: Sharing | None = None
         self._store = store
         self.ingest = ingest
         self.caches = Caching(
@@ -227,9 +234,26 @@ class Executor:
             database=self._database,
             store=self._store,
             overlays=self._overlays.setdefault(name, Overlays(folder, self.environment)),
+            sharing=self._shared_stores(),
             environment=self.environment,
             scratch=self._places.scratch,
         )
+
+    def _shared_stores(self) -> Sharing:
+        from reconciler.incremental.sharing import Sharing  # noqa: PLC0415 - as for offering
+
+        if self._sharing is None:
+            self._sharing = Sharing(
+                database=self._database,
+                store=self._store,
+                scratch=self._places.scratch,
+                report=self._artifact_store,
+            )
+        self._sharing.stores = self.artifact_stores
+        return self._sharing
+
+    def _artifact_store(self, name: str, message: str | None) -> None:
+        self._report(Faulted(kind="artifact-store", name=name, reason="not-read", message=message))
 
     # --- Builds ----------------------------------------------------------------------------
 
@@ -328,6 +352,15 @@ class Executor:
 
         self._report(await keeping.keep(left, self._store, max_size=max_size))
 
+    def share(self, store: ArtifactStore, due: Due, *, farm: str) -> None:
+        """Put bases into an artifact store, and take others out."""
+        self._start(self._share(store, due, farm))
+
+    async def _share(self, store: ArtifactStore, due: Due, farm: str) -> None:
+        from reconciler import sharing  # noqa: PLC0415 - as for offering
+
+        self._report(await sharing.share(store, due, self._store, farm=farm))
+
     def audit(self, twins: Twins) -> None:
         """Compare what a build came to with its clean twin."""
         self._start(self._audit(twins))
@@ -337,6 +370,25 @@ class Executor:
 
         await self._protect([*twins.built.values(), *twins.clean.values()])
         self._report(await auditing.audit(twins))
+
+    def make_twin(self, audit: Audit) -> None:
+        """Make what a build is audited by whose own derivation names no base."""
+        self._start(self._make_twin(audit))
+
+    async def _make_twin(self, audit: Audit) -> None:
+        from reconciler.incremental import clean  # noqa: PLC0415 - as for offering
+
+        try:
+            twin = await clean.add_twin(
+                audit.path,
+                self._store,
+                environment=self.environment,
+                scratch=self._places.scratch,
+            )
+        except (ReconcilerError, OSError) as error:
+            self._report(Twinned(audit=audit.id, error=str(error)))
+        else:
+            self._report(Twinned(audit=audit.id, twin=twin))
 
     def hold_bases(self, paths: Collection[StorePath]) -> None:
         """Have permanent roots of these bases, and of no others."""

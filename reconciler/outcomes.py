@@ -23,7 +23,7 @@ from reconciler.source import LockedSource
 from reconciler.states import InspectionScope
 
 if TYPE_CHECKING:
-    from reconciler.database.bases import Left
+    from reconciler.database.bases import Left, StoredBase
     from reconciler.database.incremental import NewBase
 
 
@@ -96,6 +96,28 @@ class Kept(Struct, frozen=True, kw_only=True):
     """Why it can be none."""
     error: str | None = None
     """Why it could not be found out: it is tried again."""
+
+
+class Shared(Struct, frozen=True, kw_only=True):
+    """Bases were put into an artifact store, by their names there, and others taken out."""
+
+    store: str
+    url: str
+    shared: Mapping[str, StoredBase] = field(default_factory=dict)
+    gone: Mapping[str, StoredBase] = field(default_factory=dict)
+    """There was nothing to put there: the local store has lost it."""
+    withdrawn: tuple[str, ...] = ()
+    unusable: str | None = None
+    """Why not all of it is done."""
+
+
+class Twinned(Struct, frozen=True, kw_only=True):
+    """There is a clean twin to audit a build by, or there can be none."""
+
+    audit: int
+    twin: DrvPath | None = None
+    error: str | None = None
+    """Why there is none."""
 
 
 class Audited(Struct, frozen=True, kw_only=True):
@@ -233,7 +255,9 @@ Outcome = (
     | Evaluated
     | Built
     | Kept
+    | Shared
     | Audited
+    | Twinned
     | Fetched
     | Closed
     | Sending

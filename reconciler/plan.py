@@ -111,6 +111,8 @@ class Observed(Struct, frozen=True, kw_only=True):
     """Jobsets in the database that are declared no longer but still hold something."""
     faults: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     """What effects reported as wrong: (kind, name, reason) to message."""
+    retry_at: tuple[float, ...] = ()
+    """When to look again at what failed and is no action."""
 
     @property
     def evaluating(self) -> bool:
@@ -274,6 +276,7 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
             else:
                 actions.append(action)
                 break  # one at a time
+    wakes.extend(at for at in observed.retry_at if at > now)
     scheduled = observed.scheduler.next_wake(now)
     if scheduled is not None:
         wakes.append(scheduled)

@@ -24,6 +24,7 @@ EFFECTS: list[set[str]] = [
     {"executor"},
     {"caching"},
     {"collecting", "companions", "evaluating", "fetching", "inspecting", "keeping", "listing"},
+    {"sharing"},
     {"auditing", "pushing"},
     {"outcomes", "upstreams"},
     {"incremental"},

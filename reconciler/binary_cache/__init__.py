@@ -48,6 +48,7 @@ __all__ = [
     "StreamedNars",
     "Traffic",
     "open_cache",
+    "open_objects",
     "reach",
     "read_secret_key",
 ]
@@ -127,20 +128,27 @@ def _is_nix_store(cache: Cache) -> bool:
 
 
 async def _open_store(cache: Cache, traffic: Traffic) -> ObjectStore:
-    credentials = None if cache.credentials_file is None else Path(cache.credentials_file)
-    scheme = urlsplit(cache.uri).scheme
+    return await open_objects(cache.uri, credentials_file=cache.credentials_file, traffic=traffic)
+
+
+async def open_objects(
+    uri: str, *, credentials_file: str | None, traffic: Traffic | None = None
+) -> ObjectStore:
+    """Open a folder, bucket or server of objects, whatever they mean. CacheError."""
+    credentials = None if credentials_file is None else Path(credentials_file)
+    scheme = urlsplit(uri).scheme
     match scheme:
         case "file":
-            return await FileStore.open(folder_of(cache.uri), traffic)
+            return await FileStore.open(folder_of(uri), traffic)
         case "s3":
             s3_store = await asyncio.to_thread(_s3_store)
-            return await s3_store.open(cache.uri, credentials_file=credentials, traffic=traffic)
+            return await s3_store.open(uri, credentials_file=credentials, traffic=traffic)
         case "http" | "https":
             http_store = await asyncio.to_thread(_http_store)
-            return await http_store.open(cache.uri, credentials_file=credentials, traffic=traffic)
+            return await http_store.open(uri, credentials_file=credentials, traffic=traffic)
         case _:
             raise CacheError(
-                f"{cache.uri}: a cache of kind {scheme or '(none)'}: is not served; "
+                f"{uri}: a cache of kind {scheme or '(none)'}: is not served; "
                 "use file:, s3:, http:, https: or ssh-ng:"
             )
 

@@ -99,7 +99,12 @@ class FileStore:
         return await self._in_thread(lambda: dict(self._names(folder)))
 
     def _names(self, folder: str) -> Iterator[tuple[str, float]]:
-        with os.scandir(self._folder / folder) as entries:
+        try:
+            entries = os.scandir(self._folder / folder)
+        except FileNotFoundError:
+            self.staging.stat()  # as above
+            return
+        with entries:
             for entry in entries:
                 if entry.is_file():
                     yield f"{folder}{entry.name}", entry.stat().st_mtime

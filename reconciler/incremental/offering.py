@@ -26,6 +26,7 @@ from reconciler.incremental.decisions import Decision
 from reconciler.incremental.fingerprint import fingerprint
 from reconciler.incremental.inputs import JobBase, publish
 from reconciler.incremental.overlay import Overlays, origin
+from reconciler.incremental.sharing import Need, Sharing
 from reconciler.model import (
     DrvPath,
     EvaluatedJob,
@@ -72,6 +73,7 @@ class Offering(Struct, frozen=True, kw_only=True):
     database: Database
     store: Store
     overlays: Overlays
+    sharing: Sharing
     environment: Mapping[str, str]
     scratch: Path
 
@@ -86,8 +88,9 @@ class Offering(Struct, frozen=True, kw_only=True):
         new = [job for job in jobs if job.drv_path not in settled]
         part = [job for job in new if decisions.takes_part(job)]
         others = [job for job in new if not decisions.takes_part(job)]
-        kept = await self._kept() if part else {}
+        kept: Mapping[int, StoredBase] = await self._kept() if part else {}
         decided = self._decide(part, kept)
+        decided, kept = await self._shared(part, decided, kept)
         if self.jobset.incremental.strategy is Strategy.HIDDEN:
             return [*settled.values(), *self._hidden(decided, others)]
         return [*settled.values(), *await self._once_more(decided, others, kept)]
@@ -186,8 +189,34 @@ class Offering(Struct, frozen=True, kw_only=True):
         slot = self._slot(decision.job)
         if bases.failed_instead(self.database, slot, decision.job.drv_path):
             reason = "built in full: its build from a base failed"
-            return replace(decision, choice=Choice(base=None, reason=reason))
+            return replace(decision, choice=Choice(base=None, reason=reason, due=True))
         return decision
+
+    async def _shared(
+        self,
+        jobs: Sequence[EvaluatedJob],
+        decided: list[Decision],
+        kept: Mapping[int, StoredBase],
+    ) -> tuple[list[Decision], Mapping[int, StoredBase]]:
+        """The same, once artifact stores were asked for what no build here has left."""
+        needs = [
+            Need(
+                slot=self._slot(each.job),
+                canonical=each.job.drv_path,
+                fingerprint=each.fingerprint,
+                policy=each.policy,
+                bucket=each.policy.bucket,
+            )
+            for each in decided
+            if each.choice.base is None and not each.choice.due and each.policy.bucket is not None
+        ]
+        if not needs or not self.jobset.incremental.share_read:
+            return decided, kept
+        brought, reasons = await self.sharing.bring(needs, self.jobset.incremental)
+        if brought:
+            kept = await self._kept()
+            decided = self._decide(jobs, kept)
+        return [_noted(each, reasons.get(each.job.attr)) for each in decided], kept
 
     async def _once_more(
         self,
@@ -289,6 +318,14 @@ def slot_of(jobset: Jobset, job: EvaluatedJob) -> Slot:
         branch=jobset.branch,
         trust=trust_of(jobset),
     )
+
+
+def _noted(decision: Decision, note: str | None) -> Decision:
+    """With why there was nothing elsewhere, of one that is built in full."""
+    if note is None or decision.choice.base is not None:
+        return decision
+    choice = replace(decision.choice, reason=f"{decision.choice.reason}; {note}")
+    return replace(decision, choice=choice)
 
 
 def _as_is(job: EvaluatedJob) -> Offered:

@@ -29,6 +29,15 @@ def digest_of(nar_hash: str) -> bytes:
     return from_base32(nar_hash.removeprefix("sha256:"))
 
 
+def digest_of_sri(text: str) -> bytes | None:
+    """The SHA-256 behind `sha256-…`; None: the text is none."""
+    try:
+        digest = base64.b64decode(text.removeprefix("sha256-"), validate=True)
+    except ValueError:
+        return None
+    return digest if len(digest) == 32 and sri(digest) == text else None
+
+
 def sri(digest: bytes) -> str:
     """A SHA-256 as Nix expressions take it."""
     return f"sha256-{base64.b64encode(digest).decode()}"

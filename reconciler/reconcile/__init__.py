@@ -176,6 +176,7 @@ def look(farm: Farm, *, now: float) -> Observed:
             unwanted=farm.work.unwanted(),
             rooted=farm.store.held(),
             sweep_due=farm.sweep_due,
+            retry_at=tuple(each.not_before for each in farm.unshared.values()),
             removed=tuple(
                 name
                 for name, each in stored.items()
@@ -315,7 +316,7 @@ def _further(
 def _report(farm: Farm, decided: Plan, *, now: float) -> None:
     if decided.conditions == farm.reported:
         return
-    for kind in ("document", "jobset", "builder", "cache"):
+    for kind in ("document", "jobset", "builder", "cache", "artifact-store"):
         wanted = {
             (name, reason): message
             for (of, name, reason), message in decided.conditions.items()

@@ -48,7 +48,7 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _evaluated(farm, outcome, now=now)
         case out.Built():
             _built(farm, outcome, now=now)
-        case out.Kept() | out.Audited():
+        case out.Kept() | out.Shared() | out.Audited() | out.Twinned():
             _of_bases(farm, outcome, now=now)
         case out.Fetched():
             _fetched(farm, outcome, now=now)
@@ -70,12 +70,18 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             assert_never(outcome)
 
 
-def _of_bases(farm: Farm, outcome: out.Kept | out.Audited, *, now: float) -> None:
+def _of_bases(
+    farm: Farm, outcome: out.Kept | out.Shared | out.Audited | out.Twinned, *, now: float
+) -> None:
     match outcome:
         case out.Kept():
             incremental.kept(farm, outcome, now=now)
+        case out.Shared():
+            sharing.shared(farm, outcome, now=now)
         case out.Audited():
             audits.audited(farm, outcome, now=now)
+        case out.Twinned():
+            audits.twinned(farm, outcome, now=now)
         case _:
             assert_never(outcome)
 

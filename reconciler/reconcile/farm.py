@@ -137,6 +137,9 @@ class Farm(Struct):
     away: dict[int, Away] = field(default_factory=dict)
     """Jobs' derivations whose outputs exist, but only in substituters."""
     fetching: bool = False
+    sharing: set[str] = field(default_factory=set)
+    unshared: dict[str, Away] = field(default_factory=dict)
+    """Artifact stores to which something is being sent, and those for which that failed."""
     keeping: set[int] = field(default_factory=set)
     """Builds of which a base is being made, or could not be."""
     fallen: set[int] = field(default_factory=set)
@@ -180,6 +183,7 @@ class Farm(Struct):
             if before is not None and before.source != jobset.source:
                 self.trigger(name, cause="another source is declared", force=False)
         self.desired = desired
+        self.executor.artifact_stores = desired.artifact_stores
         in_force = observe.document_in_force(self.database)
         if in_force is None or in_force[0] != desired.digest:
             old = {} if in_force is None else _builders(in_force[1])

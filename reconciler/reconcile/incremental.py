@@ -33,6 +33,7 @@ def look(farm: Farm, *, now: float) -> None:
             farm.fallen.add(fallen.derivation)
             _evaluate_again(farm, fallen, now=now)
     audits.look(farm, now=now)
+    sharing.look(farm, now=now)
 
 
 def _evaluate_again(farm: Farm, fallen: Fallen, *, now: float) -> None:

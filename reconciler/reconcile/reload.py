@@ -35,3 +35,4 @@ def try_again(farm: Farm) -> None:
     for builder in [*farm.troubles]:
         farm.builder_works(builder)  # perhaps: it is to be found out
     pushed.wait_no_longer(farm.database)
+    farm.unshared.clear()

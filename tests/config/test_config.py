@@ -308,10 +308,10 @@ WRONG = [
         "jobset",
         'did you mean "jobsets"? (allowed: jobsets, builders, caches, artifactStores)',
     ),
-    ('artifactStores: {a: {^^url: "s3://k:s@b"}}', "artifactStores.a.url", "keep the key in a file"),
-    ('artifactStores: {a: {^^url: "ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3:"),
+    ('artifactStores: {a: {url: ^^"s3://k:s@b"}}', "artifactStores.a.url", "keep the key in a file"),
+    ('artifactStores: {a: {url: ^^"ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3:"),
     (
-        'artifactStores: {a: {url: "file:/x", ^^credentialsFile: /k}}',
+        'artifactStores: {a: {url: "file:/x", credentialsFile: ^^/k}}',
         "artifactStores.a.credentialsFile",
         "a folder is opened by no key; remove it",
     ),

@@ -1,0 +1,89 @@
+"""What artifact stores are to get of what builds left, and to lose; and what came of it.
+
+A store that fails is tried again after growing pauses; nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+from reconciler.database import artifacts
+from reconciler.database.artifacts import Due
+from reconciler.model import JobsetName
+from reconciler.outcomes import Shared
+from reconciler.reconcile.farm import KEYLESS, Away, Farm
+from reconciler.trust import is_untrusted
+
+KIND = "artifact-store"
+NOT_WRITTEN = "not-written"
+UNDECLARED = "artifact-store-undeclared"
+BATCH = 8
+"""Bases that are sent in one go: what was sent is recorded at its end."""
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 3600.0
+"""Seconds."""
+
+
+def look(farm: Farm, *, now: float) -> None:
+    """See to what is to be shared."""
+    declared = farm.desired.artifact_stores
+    named = artifacts.undeclared(farm.database, declared)
+    for jobset in farm.incremental_jobsets():
+        lacking = named.get(jobset.name) if jobset.incremental.share_write else None
+        farm.fault("jobset", jobset.name, UNDECLARED, _undeclared(lacking))
+    if not declared:
+        return
+    keep = writers(farm)
+    for store in declared.values():
+        if store.name in farm.sharing or (KIND, store.name, KEYLESS) in farm.faults:
+            continue
+        due = artifacts.due(farm.database, store.name, store.url, keep)
+        if not (due.share or due.withdraw):
+            farm.unshared.pop(store.name, None)
+            farm.fault(KIND, store.name, NOT_WRITTEN, None)
+        elif farm.unshared.get(store.name, Away()).not_before <= now:
+            farm.sharing.add(store.name)
+            due = Due(share=due.share[:BATCH], withdraw=due.withdraw)
+            farm.executor.share(store, due, farm=artifacts.farm_id(farm.database))
+
+
+def writers(farm: Farm) -> dict[JobsetName, int]:
+    """How many bases of each slot are to be shared, of the jobsets that may write.
+
+    What is there serves everybody: an untrusted branch, whose expressions say under which name,
+    writes nothing.
+    """
+    return {
+        jobset.name: jobset.incremental.per_slot
+        for jobset in farm.incremental_jobsets()
+        if jobset.incremental.share_write and not is_untrusted(jobset.incremental, jobset.branch)
+    }
+
+
+def _undeclared(lacking: dict[str, str] | None) -> str | None:
+    if not lacking:
+        return None
+    name, job = min(lacking.items())
+    more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+    return (
+        f"{job} names the artifact store {name}, which is not declared{more}: write"
+        f" artifactStores: {{{name}: {{url: …}}}}, or share: {{read: false, write: false}}"
+    )
+
+
+def shared(farm: Farm, outcome: Shared, *, now: float) -> None:
+    """Record what an artifact store got and lost."""
+    artifacts.record(
+        farm.database,
+        outcome.url,
+        shared=outcome.shared,
+        gone=outcome.gone,
+        withdrawn=outcome.withdrawn,
+        now=now,
+    )
+    farm.fault(KIND, outcome.store, NOT_WRITTEN, outcome.unusable)
+    farm.sharing.discard(outcome.store)
+    if outcome.unusable is None:
+        farm.unshared.pop(outcome.store, None)
+    else:
+        failed = farm.unshared.setdefault(outcome.store, Away())
+        failed.not_before = now + min(FIRST_PAUSE * 2**failed.failures, LONGEST_PAUSE)
+        failed.failures = min(failed.failures + 1, 10)
