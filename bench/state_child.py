@@ -29,7 +29,8 @@ from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
 from reconciler.outcomes import Discovered
 from reconciler.places import Places
 from reconciler.reconcile import collect
-from reconciler.reconcile.farm import Farm, Progress, calm_collector, open_farm, open_store
+from reconciler.reconcile.farm import Farm, Progress
+from reconciler.reconcile.opening import calm_collector, open_farm, open_store
 from reconciler.source import LockedSource, LockedTree
 
 JOBSET = JobsetName("large")

@@ -29,7 +29,8 @@ from reconciler.notify import ServiceManager
 from reconciler.places import Places
 from reconciler.reconcile import Tick, reload
 from reconciler.reconcile.activity import activity
-from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
+from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.opening import calm_collector, open_farm, open_store
 from reconciler.status import counted
 from reconciler.store import Store
 

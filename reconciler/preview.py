@@ -25,7 +25,8 @@ from reconciler.nix import settings as nix_settings
 from reconciler.places import Places
 from reconciler.plan import ListBranches, Plan, Poll, plan
 from reconciler.reconcile import collect
-from reconciler.reconcile.farm import Farm, calm_collector, open_farm, open_store
+from reconciler.reconcile.farm import Farm
+from reconciler.reconcile.opening import calm_collector, open_farm, open_store
 
 
 class Declared(Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from reconciler.inspecting import BROKEN, Survey
 from reconciler.model import Cache, CacheName, DrvPath, StorePath
 from reconciler.places import Places
 from reconciler.problems import did_you_mean
-from reconciler.reconcile.farm import open_store
+from reconciler.reconcile.opening import open_store
 from reconciler.states import InspectionScope
 from reconciler.status import counted
 from reconciler.upstreams import Upstreams

@@ -6,7 +6,6 @@ here. Decides nothing, starts nothing.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -28,7 +27,6 @@ from reconciler.database import (
 )
 from reconciler.database import branches as stored
 from reconciler.executor import Executor
-from reconciler.ingest import Ingest
 from reconciler.model import (
     AttemptResult,
     Builder,
@@ -41,15 +39,12 @@ from reconciler.model import (
     JobsetName,
     PushScope,
 )
-from reconciler.nix.endpoint import local_endpoint
-from reconciler.places import Places
 from reconciler.plan import RunningBuild
 from reconciler.quarantine import Trouble
 from reconciler.scheduler import Slots
 from reconciler.source import LockedSource
 from reconciler.store import Store
 from reconciler.transitions import Cause
-from reconciler.upstreams import Upstreams
 from reconciler.work import LiveBuild, Work
 
 FaultKey = tuple[str, str, str]
@@ -58,15 +53,6 @@ KEYLESS = "secret-missing"
 """The reason of a fault that keeps a builder or a cache from being used at all."""
 UNASKED = "not-asked-for"
 """The reason of one that only tells why a builder is idle."""
-
-
-def calm_collector() -> None:
-    """Have Python look less often for garbage in cycles.
-
-    What is held here lives long and has no cycles; Python's thresholds would have it look through
-    hundreds of thousands of objects again and again while they are being read.
-    """
-    gc.set_threshold(200_000, 50, 100)
 
 
 class Progress(Struct):
@@ -458,42 +444,6 @@ def _builders(document: str) -> dict[BuilderName, object]:
     """How a document, as it is stored, declares each builder."""
     found: dict[BuilderName, object] = json.loads(document).get("builders", {})
     return found
-
-
-def open_store(places: Places) -> Store:
-    """The local store; nothing is asked of it yet."""
-    return Store(local_endpoint(places.environment), places.roots)
-
-
-def open_farm(
-    database: Database,
-    desired: Desired,
-    systems: frozenset[str],
-    places: Places,
-    store: Store,
-    *,
-    wake: Callable[[], None],
-) -> Farm:
-    """Put a farm together over the local store; nothing is read or started yet.
-
-    `systems` are the machine's own, `wake` is called when something has ended.
-    """
-    executor = Executor(
-        places=places,
-        store=store,
-        ingest=Ingest(database, store),
-        upstreams=Upstreams(database),
-        database=database,
-        wake=wake,
-    )
-    return Farm(
-        database=database,
-        executor=executor,
-        store=store,
-        systems=systems,
-        desired=desired,
-        work=Work(observe.durations(database)),
-    )
 
 
 DEFAULT_BACKOFF = 30.0
