@@ -13,13 +13,12 @@ from msgspec import Struct
 
 from reconciler.bases import INTERMEDIATES
 from reconciler.database import incremental
-from reconciler.database.bases import IN_FORCE, Audit
+from reconciler.database.bases import DIFFERENT, IN_FORCE, Audit
 from reconciler.database.file import Database
 from reconciler.model import DrvPath, JobsetName, StorePath
 
 _WRONG = (
-    "c.mode = 'incremental' AND (base.quarantined_at IS NOT NULL OR EXISTS (SELECT 1 FROM audit a"
-    " WHERE a.derivation = c.derivation AND a.state = 'different'))"
+    f"c.mode = 'incremental' AND (base.quarantined_at IS NOT NULL OR c.derivation IN {DIFFERENT})"
 )
 """Of a row `c` of build_base, with its `base`."""
 _ABOVE = "above(id) AS ({} UNION SELECT i.derivation FROM above a JOIN input i ON i.input = a.id)"
@@ -158,7 +157,8 @@ def wrong(database: Database) -> list[Wrong]:
         for row in database.query(
             "SELECT DISTINCT j.name AS jobset, s.job, c.derivation, c.base, coalesce("
             "(SELECT 'an audit: ' || detail FROM audit a WHERE a.derivation = c.derivation"
-            " AND a.state = 'different'), base.quarantine) AS reason FROM build_base c"
+            " AND a.state = 'different'), base.quarantine,"
+            " 'it needs what an audit found wrong') AS reason FROM build_base c"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
             " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
             " JOIN job ON job.derivation = c.derivation AND job.attr = s.job"

@@ -9,7 +9,13 @@ from msgspec import Struct
 
 from reconciler.bases import INTERMEDIATES, Base, Fingerprint, History, Trust
 from reconciler.database.file import Database, Row
-from reconciler.database.incremental import DESCENDANTS, THIS_SLOT, EvaluationInput, Slot
+from reconciler.database.incremental import (
+    DESCENDANTS,
+    THIS_SLOT,
+    TRUSTED_ALIKE,
+    EvaluationInput,
+    Slot,
+)
 from reconciler.model import DrvPath, JobsetName, Protocol, StorePath
 
 _SELECT = (
@@ -25,6 +31,14 @@ SAME_SOURCE = (
     "(SELECT coalesce(o.pattern, o.id) FROM jobset o WHERE o.name = ?) = coalesce(j.pattern, j.id)"
 )
 """Jobsets `j` that are branches of one source, with the one that is named."""
+
+DIFFERENT = (
+    "(WITH RECURSIVE different(id) AS (SELECT bb.derivation FROM audit a JOIN build_base bb"
+    " ON bb.derivation = a.derivation AND bb.mode = 'incremental' WHERE a.state = 'different'"
+    " UNION SELECT i.derivation FROM different d JOIN input i ON i.input = d.id)"
+    " SELECT id FROM different)"
+)
+"""Builds from a base that are not what they are without, and all that needs them."""
 
 
 class StoredBase(Struct, frozen=True, kw_only=True):
@@ -167,8 +181,8 @@ def built_instead(database: Database, slot: Slot, canonical: DrvPath) -> DrvPath
         " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
         " WHERE c.canonical = ? AND c.mode = 'incremental' AND base.quarantined_at IS NULL"
         f" AND {THIS_SLOT}"
-        " AND b.state IN ('succeeded', 'substituted') AND NOT EXISTS (SELECT 1 FROM audit a"
-        "  WHERE a.derivation = c.derivation AND a.state = 'different')"
+        " AND b.state IN ('succeeded', 'substituted')"
+        f" AND c.derivation NOT IN {DIFFERENT}"
         " ORDER BY c.at DESC LIMIT 1",
         (canonical, *slot.key),
     )
@@ -341,9 +355,9 @@ def suspects(database: Database, canonical: DrvPath) -> list[int]:
     rows = database.query(
         "SELECT DISTINCT c.base FROM build_base c JOIN build b ON b.derivation = c.derivation"
         " JOIN base ON base.id = c.base WHERE c.canonical = ?1 AND c.mode = 'incremental'"
-        f" AND b.state IN {FAILED} AND base.quarantined_at IS NULL"
+        f" AND b.state IN {FAILED} AND base.quarantined_at IS NULL AND {TRUSTED_ALIKE}"
         " UNION SELECT c.failed_from FROM build_base c JOIN base ON base.id = c.failed_from"
-        " WHERE c.canonical = ?1 AND base.quarantined_at IS NULL",
+        f" WHERE c.canonical = ?1 AND base.quarantined_at IS NULL AND {TRUSTED_ALIKE}",
         (canonical,),
     )
     return [row[0] for row in rows]

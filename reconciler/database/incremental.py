@@ -21,6 +21,13 @@ DESCENDANTS = (
 THIS_SLOT = "(j.name, s.job, s.system, s.branch, s.trust) = (?, ?, ?, ?, ?)"
 """Of a slot `s` and its jobset `j`: they are those of a `Slot.key`."""
 
+TRUSTED_ALIKE = (
+    "(SELECT trust FROM incremental_slot WHERE id = c.slot)"
+    " = (SELECT trust FROM incremental_slot WHERE id = base.slot)"
+)
+"""Of a row `c` of build_base and a base: what came of the build says something of the base. An
+untrusted branch could have any base of others found bad."""
+
 
 class Slot(Struct, frozen=True, kw_only=True):
     """A job that leaves intermediates."""
@@ -332,11 +339,13 @@ def end_audit(database: Database, audit: int, *, difference: str | None, now: fl
                 (now, row["derivation"]),
             )
             return []
-        return (
-            []
-            if row["base"] is None
-            else quarantine(database, row["base"], reason=f"an audit: {difference}", now=now)
+        base = database.one(
+            "SELECT base.id FROM base JOIN build_base c ON c.derivation = ?"
+            f" WHERE base.id = ? AND {TRUSTED_ALIKE} LIMIT 1",
+            (row["derivation"], row["base"]),
         )
+        reason = f"an audit: {difference}"
+        return [] if base is None else quarantine(database, base[0], reason=reason, now=now)
 
 
 def fail_audit(database: Database, audit: int, *, why: str, now: float) -> None:

@@ -11,15 +11,17 @@ def superfluous(database: Database, jobset: JobsetName, settings: Incremental) -
     """The bases of a source's branches that are not to be kept.
 
     Of each job of a branch the newest are kept, as far as all of them together are not too large,
-    and whatever an evaluation was given whose builds have not ended.
+    and whatever an evaluation was given whose builds have not ended. Untrusted branches have what
+    room the others leave.
     """
     rows = database.query(
         "SELECT id, path, size, place FROM (SELECT b.*, row_number() OVER"
         " (PARTITION BY b.slot ORDER BY b.quarantined_at IS NOT NULL, b.created_at DESC,"
-        " b.id DESC) AS place FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " b.id DESC) AS place, j.pattern IS NOT NULL AND s.trust = j.name AS alone"
+        " FROM base b JOIN incremental_slot s ON s.id = b.slot"
         f" JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL AND {SAME_SOURCE})"
         # The newest of each job before the second of any.
-        " ORDER BY place, created_at DESC, id DESC",
+        " ORDER BY alone, place, created_at DESC, id DESC",
         (jobset,),
     )
     used = _used(database)

@@ -149,17 +149,17 @@ def _heal(farm: Farm) -> None:
         new = [each for each in wrong if each.derivation not in farm.fallen]
         if new:
             farm.fallen.update(each.derivation for each in new)
-            cause = f"{new[0].job} was built from what is in quarantine: {new[0].reason}"
+            cause = f"{new[0].job}, built from a base, is not to be trusted: {new[0].reason}"
             farm.trigger(name, cause=cause, force=True)
 
 
 def _told(wrong: list[Wrong]) -> str:
     first = wrong[0]
-    more = "" if len(wrong) == 1 else f", as were {len(wrong) - 1} more"
+    more = "" if len(wrong) == 1 else f", nor are {len(wrong) - 1} more"
     base = "a base" if first.base is None else f"base {first.base}"
     return (
-        f"{first.job} was built from {base}, which is in quarantine ({first.reason}){more}: the"
-        " jobset is evaluated again, and builds it without"
+        f"{first.job}, built from {base}, is not to be trusted ({first.reason}){more}: the jobset is"
+        " evaluated again, and builds it without"
     )
 
 

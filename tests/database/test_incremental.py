@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from reconciler.bases import Fingerprint, Trust
 from reconciler.database import Database, bases, evaluated, incremental, kept_bases, open_memory
+from reconciler.database.branches import set_branches
 from reconciler.database.incremental import BuildBase, EvaluationInput, NewBase, Slot
-from reconciler.model import DrvPath, Incremental, JobsetName, Protocol, StorePath
+from reconciler.model import DrvPath, Incremental, JobsetName, Outcome, Protocol, StorePath
 from tests.cli.farm import DOCUMENT, Farm
 from tests.support.invariants import check_tables
 
@@ -343,6 +344,7 @@ def test_an_audit_that_differs_puts_the_line_into_quarantine(farm: Farm) -> None
     database = farm.database
     first, second = chain(database, "a", "b")
     farm.derivations({"app-2": []})
+    start(farm, "app-2", SLOT, base=first)
     clean = DrvPath("/nix/store/clean.drv")
     incremental.ask_audit(database, farm.ids["app-2"], base=first, clean=clean, now=5.0)
     (audit,) = bases.open_audits(database)
@@ -355,6 +357,52 @@ def test_an_audit_that_differs_puts_the_line_into_quarantine(farm: Farm) -> None
         "an audit: out differs",
         f"it goes back to base {first}: an audit: out differs",
     }
+
+
+def test_what_an_untrusted_branch_comes_to_says_nothing_of_others_bases(farm: Farm) -> None:
+    database = farm.database
+    (base,) = chain(database, "a")
+    fork = Slot(**{**_fields(SLOT), "trust": Trust("web@refs/pull/1/head")})
+    clean = DrvPath("/nix/store/clean.drv")
+    farm.derivations({"app-2": [], "app-3": []})
+    start(farm, "app-2", fork, base=base)
+    incremental.ask_audit(database, farm.ids["app-2"], base=base, clean=clean, now=5.0)
+    assert incremental.end_audit(database, 1, difference="out differs", now=8.0) == []
+    start(farm, "app-3", fork, base=base)
+    farm.attempt("app-3", Outcome.FAILED)
+    assert bases.suspects(database, clean) == []
+    start(farm, "app-3", SLOT, base=base)  # where others build the same it does
+    assert bases.suspects(database, clean) == [base]
+
+
+def test_untrusted_branches_have_the_room_that_others_leave(farm: Farm) -> None:
+    database = farm.database
+    branches = {JobsetName("web@main"): "main", JobsetName("web@fork"): "fork"}
+    set_branches(database, WEB, branches, now=1.0)
+    fork = Slot(
+        jobset=JobsetName("web@fork"), job="app", system="s", branch="fork", trust=Trust("web@fork")
+    )
+    main = Slot(
+        jobset=JobsetName("web@main"), job="app", system="s", branch="main", trust=Trust("web")
+    )
+    ours = [add(database, name, slot=main, size=400, at=1.0) for name in ("a", "b")]
+    theirs = add(database, "c", slot=fork, size=400, at=2.0)
+    assert kept_bases.superfluous(database, main.jobset, KEEP) == [theirs]
+    incremental.release(database, ours[:1], cause="reset", now=3.0)
+    assert kept_bases.superfluous(database, main.jobset, KEEP) == []
+
+
+def start(farm: Farm, name: str, slot: Slot, *, base: int) -> None:
+    """Have a build start from a base."""
+    choice = BuildBase(
+        derivation=farm.ids[name],
+        canonical=DrvPath("/nix/store/clean.drv"),
+        fingerprint=MEANS,
+        base=base,
+        reason="it is there",
+        revision=None,
+    )
+    incremental.choose(farm.database, slot, choice, now=3.0)
 
 
 def _of(made: NewBase) -> dict[str, Any]:

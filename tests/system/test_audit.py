@@ -109,7 +109,7 @@ def test_a_wrong_build_is_found_out_and_the_farm_heals(project: Project) -> None
     assert waiting >= set(right.values())
     cause = project.trial.value("SELECT cause FROM evaluation ORDER BY id DESC")
     assert cause == (
-        "app was built from what is in quarantine: an audit: the output out differs in app"
+        "app, built from a base, is not to be trusted: an audit: the output out differs in app"
     )
     project.declare(audit=ALL)
     assert project.trial.once()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.trial import Trial
-from tests.system.test_audit import STALE
+from tests.system.test_audit import ALL, STALE, audits
 from tests.system.test_incremental import UNITS, Project, unit_source
+from tests.system.test_incremental_verbs import verb
 
 PULL = "refs/pull/1/head"
 
@@ -36,15 +37,14 @@ def push_fork(project: Project, name: str, text: str) -> str:
 
 def poison(project: Project) -> str:
     """Have a fork's newest base hold an object of other than its source; the last commit."""
-    project.write("src/common.h", "#define A 1\n")
     project.run()
     project.repository.git("checkout", "-q", "--detach", "main")
-    project.write("src/common.h", "#define A 100\n")
+    project.write("src/common.h", "#define A 20\n")
     project.repository.git("update-ref", PULL, project.commit("src/unit1.c", unit_source(1, 5)))
     assert project.compiled() == ["unit1.c"], "it starts from what main left"
     revision = push_fork(project, "src/common.h", "#define A 1\n")
     assert project.compiled() == []
-    assert project.result() == "502", "it starts from its own"
+    assert project.result() == "102", "it starts from its own"
     return revision
 
 
@@ -70,17 +70,18 @@ def test_what_a_fork_left_reaches_no_other_branch_though_it_is_merged(project: P
         PULL,
     )
     assert [branch for branch, _, _ in results] == [PULL]
-    assert outcomes(project) == {"main": "7", "topic": "13", PULL: "502"}
+    assert outcomes(project) == {"main": "7", "topic": "13", PULL: "102"}
     assert {*slots(project)} == {("main", "it"), ("topic", "it"), (PULL, f"it@{PULL}")}
     assert project.trial.conditions() == {}
 
 
-def test_a_fork_merged_as_it_is_is_built_from_what_main_left(project: Project) -> None:
+def test_a_fork_merged_as_it_is_is_built_without_what_it_left(project: Project) -> None:
     project.declare()
     poisoned = poison(project)
+    verb(project, "reset", "it@main.app")
     project.repository.git("merge", "-q", "--ff-only", poisoned)
-    assert project.compiled() == ["unit1.c"]
-    assert outcomes(project) == {"main": "7", PULL: "502"}
+    assert len(project.compiled()) == UNITS + 1, "the fork's was the parent, and the fork point"
+    assert outcomes(project) == {"main": "7", PULL: "102"}
     project.edit(2, 7)
     assert project.compiled() == ["unit2.c"]
     assert outcomes(project)["main"] == "13"
@@ -94,7 +95,24 @@ def test_a_branch_that_is_trusted_no_longer_serves_no_more(project: Project) -> 
     project.repository.branch("topic", poisoned)
     project.edit(2, 7)
     project.run()
-    assert outcomes(project) == {"main": str(UNITS), "topic": "13", PULL: "502"}
+    assert outcomes(project) == {"main": str(UNITS), "topic": "13", PULL: "102"}
+
+
+def test_what_a_fork_builds_wrong_says_nothing_of_what_others_left(project: Project) -> None:
+    project.declare(audit=ALL)
+    project.run()
+    push_fork(project, "src/common.h", "#define A 20\n")
+    assert project.trial.once()
+    assert audits(project) == [("different", "the output out differs in app")]
+    assert outcomes(project) == {"main": "3", PULL: "60"}, "it was built right"
+    assert project.trial.query(
+        "SELECT s.branch, b.quarantine FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " WHERE b.quarantine IS NOT NULL"
+    ) == [(PULL, "an audit: the output out differs in app")]
+    project.edit(1, 5)
+    project.run()
+    mode = project.trial.query("SELECT mode, base FROM build_base ORDER BY at DESC")[0]
+    assert mode == ("incremental", 1)
 
 
 def outcomes(project: Project) -> dict[str, str]:
