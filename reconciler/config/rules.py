@@ -113,6 +113,10 @@ def _jobset(
         if isinstance(git, dict):
             yield from _password([*at, "source", "git", "url"], git.get("url"))
         yield from _protocols([*at, "incremental", "protocols"], source, jobset)
+        incremental = jobset.get("incremental")
+        if isinstance(incremental, dict):
+            place = [*at, "incremental", "untrusted"]
+            yield from branch_rules.untrusted(place, incremental.get("untrusted"), source)
 
 
 def _protocols(
