@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
 
+PROTECT_AFTER = 5.0
+"""Seconds. A connection that is lost takes what protects its outputs with it."""
+
 HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
 """Seconds before each try to root something, while the Nix daemon does not answer."""
 
@@ -112,6 +115,9 @@ class Executor:
         self._evaluators = asyncio.Semaphore(MAX_EVALUATIONS)
         self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
+        self._made: set[StorePath] = set()
+        """By builds, and to be protected when the timer ends."""
+        self._protecting: asyncio.TimerHandle | None = None
         self._pool = Pool(store.endpoint, places.host_keys, places.environment)
         self._faults: set[str] = set()
         self._crash: BaseException | None = None
@@ -282,8 +288,7 @@ class Executor:
                 with mounts.shown(self._places.mounts, order.path, order.mount) as shown:
                     result = await attempt.run(order, place, self._places.logs)
                 refused = shown.refused
-            # Till then the connection that made them protects them.
-            self._start(self._protect([fact.path for fact in result.outputs.values()]))
+            self._protect_soon(fact.path for fact in result.outputs.values())
         except (NixError, UsageError) as error:
             result = attempt.unreachable(error, started_at=began)
         finally:
@@ -310,6 +315,18 @@ class Executor:
                     await self._store.fetch([path])
 
     # --- Roots and pushes ------------------------------------------------------------------
+
+    def _protect_soon(self, paths: Iterable[StorePath]) -> None:
+        """Many at once: till then the connections protect them that made them, which are kept."""
+        self._made.update(paths)
+        if self._protecting is None:
+            loop = asyncio.get_running_loop()
+            self._protecting = loop.call_later(PROTECT_AFTER, self._protect_made)
+
+    def _protect_made(self) -> None:
+        made, self._made = self._made, set()
+        self._protecting = None
+        self._start(self._protect(made))
 
     async def _protect(self, paths: Collection[StorePath]) -> None:
         with contextlib.suppress(NixError):  # it is made good when the store is reached again
@@ -434,6 +451,10 @@ class Executor:
 
     async def rest(self) -> None:
         """Nothing is to be done: end idle connections, and with them their daemons."""
+        if self._protecting is not None:
+            self._protecting.cancel()
+            self._protecting = None
+        self._made.clear()
         await self._pool.rest()
 
     async def stop(self) -> None:
