@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import zstandard
@@ -32,14 +33,15 @@ def stored_path(logs: Path, attempt: int) -> Path:
 
 
 class LogWriter:
-    """Writes one attempt's log. OSError where the disk is full or the folder not writable."""
+    """Writes one attempt's log, from its first byte on: one that prints nothing has no file.
+
+    OSError where the disk is full or the folder not writable.
+    """
 
     def __init__(self, logs: Path, attempt: int) -> None:
         self._logs = logs
         self._attempt = attempt
-        self._live = live_path(logs, attempt)
-        self._live.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._live.open("wb", buffering=0)
+        self._file: FileIO | None = None
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
         self.bytes = 0
@@ -49,6 +51,8 @@ class LogWriter:
         """Append."""
         room = HEAD_BYTES - self.bytes
         self.bytes += len(data)
+        if self._file is None:
+            self._file = self._open()
         if room > 0:
             self._file.write(data[:room])
             data = data[room:]
@@ -59,21 +63,25 @@ class LogWriter:
                 self._tail_bytes -= len(self._tail.popleft())
 
     def close(self) -> None:
-        """Compress into the stored file and remove the live one; a log without bytes leaves none.
+        """Compress into the stored file and remove the live one.
 
         A small log is compressed at once; the write is atomic, so that a killed process leaves
         either the live or the stored file whole.
         """
+        if self._file is None:
+            return
         missing = self.bytes - HEAD_BYTES - self._tail_bytes
         if missing > 0:
             self._file.write(b"\n[... %d bytes of this log were not kept ...]\n" % missing)
         for data in self._tail:
             self._file.write(data)
         self._file.close()
-        if self.bytes:
-            compress(self._logs, self._attempt)
-        else:
-            self._live.unlink()
+        compress(self._logs, self._attempt)
+
+    def _open(self) -> FileIO:
+        live = live_path(self._logs, self._attempt)
+        live.parent.mkdir(parents=True, exist_ok=True)
+        return live.open("wb", buffering=0)
 
 
 def compress(logs: Path, attempt: int) -> None:
