@@ -39,6 +39,7 @@ from reconciler.model import (
 )
 from reconciler.outcomes import (
     Built,
+    Discarded,
     Evaluated,
     EvaluationStarted,
     Faulted,
@@ -406,6 +407,25 @@ class Executor:
             self._report(Twinned(audit=audit.id, error=str(error)))
         else:
             self._report(Twinned(audit=audit.id, twin=twin))
+
+    def discard(self, builds: Mapping[int, tuple[DrvPath, Collection[StorePath]]]) -> None:
+        """Delete the outputs of builds."""
+        self._start(self._discard(builds))
+
+    async def _discard(self, builds: Mapping[int, tuple[DrvPath, Collection[StorePath]]]) -> None:
+        drvs = {number: drv for number, (drv, _) in builds.items()}
+        message = None
+        for pause in HOLD_PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                await self.rest()  # what a connection has built, it keeps
+                await self._store.discard({path for _, paths in builds.values() for path in paths})
+            except (NixError, OSError) as error:
+                message = f"cannot delete outputs that an audit found wrong: {error}"
+            else:
+                message = None
+                break
+        self._report(Discarded(builds=drvs, error=message))
 
     def hold_bases(self, paths: Collection[StorePath]) -> None:
         """Have permanent roots of these bases, and of no others."""

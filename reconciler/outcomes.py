@@ -120,6 +120,13 @@ class Twinned(Struct, frozen=True, kw_only=True):
     """Why there is none."""
 
 
+class Discarded(Struct, frozen=True, kw_only=True):
+    """Wrong outputs were deleted, or could not be."""
+
+    builds: Mapping[int, DrvPath]
+    error: str | None = None
+
+
 class Audited(Struct, frozen=True, kw_only=True):
     """What a build from a base came to was held against its clean twin."""
 
@@ -257,6 +264,8 @@ Outcome = (
     | Kept
     | Shared
     | Audited
+    | Twinned
+    | Discarded
     | Twinned
     | Fetched
     | Closed

@@ -20,7 +20,7 @@ from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import OPEN_TIMEOUT, Endpoint
 from reconciler.nix.logs import LogRecord, Message
-from reconciler.nix.protocol import ClientOptions
+from reconciler.nix.protocol import ClientOptions, GarbageAction, GarbageOptions
 
 T = TypeVar("T")
 
@@ -128,6 +128,27 @@ class Store:
                     found[path] = info
                     open_paths.extend(info.references)
         return found
+
+    async def discard(self, paths: Collection[StorePath]) -> None:
+        """Delete paths, which nothing but our own roots may keep; NixError where something does."""
+        wanted = frozenset(paths)
+        async with self._opening:
+            self._protected -= wanted
+            before, self._connection = self._connection, None
+        await self.connection()  # the rest is protected on
+        if before is not None:
+            await before.close()
+        names = {Path(path).name for path in wanted}
+        for folder in self._roots.iterdir() if self._roots.is_dir() else ():
+            _remove(str(folder / name) for name in names)
+        connection = await Connection.open(
+            self.endpoint, options=ClientOptions(), patience=OPEN_TIMEOUT
+        )
+        async with connection:
+            here = await connection.query_valid_paths(wanted)
+            await connection.collect_garbage(
+                GarbageOptions(action=GarbageAction.DELETE_SPECIFIC, paths=here)
+            )
 
     # --- Roots -----------------------------------------------------------------------------
 

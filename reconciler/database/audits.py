@@ -42,6 +42,8 @@ class Wrong(Struct, frozen=True, kw_only=True):
     derivation: int
     base: int | None
     reason: str
+    hidden: bool
+    """It was shown what it started from, so that it is where a clean build belongs."""
 
 
 class Twins(Struct, frozen=True, kw_only=True):
@@ -153,9 +155,10 @@ def wrong(database: Database) -> list[Wrong]:
             derivation=row["derivation"],
             base=row["base"],
             reason=row["reason"],
+            hidden=row["strategy"] == "hidden",
         )
         for row in database.query(
-            "SELECT DISTINCT j.name AS jobset, s.job, c.derivation, c.base, coalesce("
+            "SELECT DISTINCT j.name AS jobset, s.job, c.derivation, c.base, c.strategy, coalesce("
             "(SELECT 'an audit: ' || detail FROM audit a WHERE a.derivation = c.derivation"
             " AND a.state = 'different'), base.quarantine,"
             " 'it needs what an audit found wrong') AS reason FROM build_base c"
@@ -178,7 +181,8 @@ def held(database: Database, before_release: Collection[JobsetName]) -> frozense
         "SELECT c.derivation FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset LEFT JOIN base ON base.id = c.base"
         f" WHERE ({_WRONG}) OR (c.mode = 'incremental'"
-        " AND j.name IN (SELECT value FROM json_each(?))"
+        # What was shown its base is where everybody looks for a clean build.
+        " AND (c.strategy = 'hidden' OR j.name IN (SELECT value FROM json_each(?)))"
         " AND EXISTS (SELECT 1 FROM output o WHERE o.derivation = c.derivation AND o.name = ?)"
         " AND NOT EXISTS (SELECT 1 FROM audit a WHERE a.derivation = c.derivation"
         " AND a.state = 'same'))"
@@ -188,6 +192,33 @@ def held(database: Database, before_release: Collection[JobsetName]) -> frozense
         (json.dumps(list(before_release)), INTERMEDIATES),
     )
     return frozenset(row[0] for row in rows)
+
+
+def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]]:
+    """What is wrong where clean builds belong, and all that was built with it: by number,
+    derivations and their outputs.
+    """
+    roots = (
+        "SELECT c.derivation FROM build_base c LEFT JOIN base ON base.id = c.base"
+        f" WHERE c.strategy = 'hidden' AND {_WRONG}"
+    )
+    rows = database.query(
+        f"WITH RECURSIVE {_ABOVE.format(roots)} SELECT d.id, d.path, o.path FROM above a"
+        " JOIN derivation d ON d.id = a.id JOIN build b ON b.derivation = d.id"
+        " JOIN output o ON o.derivation = d.id"
+        " WHERE b.state IN ('succeeded', 'substituted') AND o.path IS NOT NULL"
+    )
+    found: dict[int, tuple[DrvPath, frozenset[StorePath]]] = {}
+    for number, drv, output in rows:
+        paths = found.get(number, (drv, frozenset()))[1]
+        found[number] = DrvPath(drv), paths | {StorePath(output)}
+    return found
+
+
+def set_twin(database: Database, audit: int, clean: DrvPath) -> None:
+    """Note by what a build is audited whose own derivation names no base."""
+    with database.transaction():
+        database.execute("UPDATE audit SET clean = ? WHERE id = ?", (clean, audit))
 
 
 def withdraw_pushes(database: Database) -> None:
@@ -212,12 +243,14 @@ def withdraw_pushes(database: Database) -> None:
         )
 
 
-def failed(database: Database) -> list[tuple[JobsetName, str, str]]:
-    """Jobs in force of which nothing could be found out: jobset, job, why."""
+def failed(database: Database) -> list[tuple[JobsetName, str, str, bool]]:
+    """Jobs in force of which nothing could be found out: jobset, job, why, and whether they were
+    shown what they started from.
+    """
     return [
-        (JobsetName(row[0]), row[1], row[2])
+        (JobsetName(row[0]), row[1], row[2], row[3] == "hidden")
         for row in database.query(
-            "SELECT DISTINCT j.name, s.job, a.detail FROM audit a"
+            "SELECT DISTINCT j.name, s.job, a.detail, c.strategy FROM audit a"
             " JOIN build_base c ON c.derivation = a.derivation"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
             f" WHERE a.state = 'failed' AND j.removed_at IS NULL AND {IN_FORCE}"

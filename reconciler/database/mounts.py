@@ -50,6 +50,17 @@ def base_of(database: Database, derivation: int) -> HiddenBase | None:
     return HiddenBase(base=row["id"], path=StorePath(row["path"]), name=row["name"], gone=gone)
 
 
+def is_hidden(database: Database, derivation: int) -> bool:
+    """Whether a build was shown what it started from."""
+    found = f"SELECT 1 FROM build_base c WHERE c.derivation = ? AND {_HIDDEN} LIMIT 1"
+    return database.one(found, (derivation,)) is not None
+
+
+def any_hidden(database: Database) -> bool:
+    """Whether any build that is remembered was."""
+    return database.one(f"SELECT 1 FROM build_base c WHERE {_HIDDEN} LIMIT 1") is not None
+
+
 def build_in_full(database: Database, derivation: int, *, reason: str, failed: bool) -> None:
     """Record that a build is made without the base it was to be shown; `failed`: from which it
     failed.

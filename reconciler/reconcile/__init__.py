@@ -54,6 +54,7 @@ async def start(farm: Farm, *, now: float) -> None:
     if collected:
         for jobset in farm.desired.jobsets:
             farm.trigger(jobset, cause="its derivations were collected", force=True)
+    incremental.hold_back(farm)
 
 
 def _load(farm: Farm) -> None:

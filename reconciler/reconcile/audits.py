@@ -7,19 +7,24 @@ again: there, such jobs start from nothing that is in quarantine.
 
 from __future__ import annotations
 
+from itertools import chain
+
+from msgspec.structs import replace
+
 from reconciler.bases import is_sampled
-from reconciler.database import audits, bases, built, incremental, slots
+from reconciler.database import audits, bases, built, incremental, mounts, slots
 from reconciler.database.audits import Wrong
 from reconciler.database.bases import Audit
 from reconciler.database.ingest import known_builds
 from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
-from reconciler.outcomes import Audited, Revisited
+from reconciler.outcomes import Audited, Discarded, Revisited, Twinned
 from reconciler.reconcile.farm import AuditStage, Farm
 from reconciler.transitions import Cause
 
 WRONG_BUILD = "wrong-build"
 NOT_AUDITED = "not-audited"
+NOT_DISCARDED = "wrong-outputs-stay"
 
 
 def look(farm: Farm, *, now: float) -> None:
@@ -29,11 +34,20 @@ def look(farm: Farm, *, now: float) -> None:
     for each in open_audits:
         _go_on(farm, each, now=now)
     _heal(farm)
-    strict = [
+    hold_back(farm)
+    _tell_failed(farm)
+
+
+def hold_back(farm: Farm) -> None:
+    """Note what no cache is to get."""
+    farm.held = audits.held(farm.database, _strict(farm))
+
+
+def _strict(farm: Farm) -> list[JobsetName]:
+    """The jobsets of which nothing is pushed that was built from a base and not audited."""
+    return [
         name for name, each in farm.desired.jobsets.items() if each.incremental.audit_before_release
     ]
-    farm.held = audits.held(farm.database, strict)
-    _tell_failed(farm, strict)
 
 
 def _ask(farm: Farm, *, now: float) -> None:
@@ -42,7 +56,9 @@ def _ask(farm: Farm, *, now: float) -> None:
         if jobset is None:
             continue
         settings = jobset.incremental
-        if settings.audit_before_release or is_sampled(each.path, settings.audit_fraction):
+        hidden = each.path == each.canonical  # it is pushed only once it is found right
+        strict = settings.audit_before_release or (hidden and bool(jobset.caches))
+        if strict or is_sampled(each.path, settings.audit_fraction):
             incremental.ask_audit(
                 farm.database, each.derivation, base=each.base, clean=each.canonical, now=now
             )
@@ -65,10 +81,27 @@ def _go_on(farm: Farm, audit: Audit, *, now: float) -> None:
     stage = farm.auditing.get(audit.id)
     if stage is None:
         farm.auditing[audit.id] = AuditStage.FINDING
-        _reopen(farm, audit, now=now)
-        farm.executor.revisit([audit.clean])
+        if mounts.is_hidden(farm.database, audit.derivation):
+            farm.executor.make_twin(audit)
+        else:
+            _find(farm, audit, now=now)
     elif stage is AuditStage.BUILDING:
         _clean_build(farm, audit, now=now)
+
+
+def _find(farm: Farm, audit: Audit, *, now: float) -> None:
+    _reopen(farm, audit, now=now)
+    farm.executor.revisit([audit.clean])
+
+
+def twinned(farm: Farm, outcome: Twinned, *, now: float) -> None:
+    """There is what a build is to be compared with, once that is built."""
+    for audit in [each for each in bases.open_audits(farm.database) if each.id == outcome.audit]:
+        if outcome.twin is None:
+            _fail(farm, audit, outcome.error or "", now=now)
+        else:
+            audits.set_twin(farm.database, audit.id, outcome.twin)
+            _find(farm, replace(audit, clean=outcome.twin), now=now)
 
 
 def _reopen(farm: Farm, audit: Audit, *, now: float) -> None:
@@ -146,11 +179,33 @@ def _heal(farm: Farm) -> None:
     for name in farm.desired.jobsets:
         wrong = found.get(name, [])
         farm.fault("jobset", name, WRONG_BUILD, _told(wrong) if wrong else None)
-        new = [each for each in wrong if each.derivation not in farm.fallen]
+        new = [each for each in wrong if not each.hidden and each.derivation not in farm.fallen]
         if new:
             farm.fallen.update(each.derivation for each in new)
             cause = f"{new[0].job}, built from a base, is not to be trusted: {new[0].reason}"
             farm.trigger(name, cause=cause, force=True)
+    if any(each.hidden for each in chain.from_iterable(found.values())):
+        _discard(farm)
+
+
+def _discard(farm: Farm) -> None:
+    """Have what is wrong where clean builds belong deleted, with all that was built with it."""
+    builds = audits.spoilt(farm.database)
+    if builds and not farm.discarding and farm.running.keys().isdisjoint(builds):
+        farm.discarding = True
+        farm.executor.discard(builds)
+
+
+def discarded(farm: Farm, outcome: Discarded) -> None:
+    """Have built what was deleted."""
+    farm.fault("builder", "local", NOT_DISCARDED, outcome.error)
+    if outcome.error is not None:
+        return  # it is tried again by the next daemon
+    farm.discarding = False
+    for derivation in outcome.builds:
+        reason = "what it started from before is in quarantine"
+        mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
+    farm.executor.revisit(outcome.builds.values())
 
 
 def _told(wrong: list[Wrong]) -> str:
@@ -163,12 +218,17 @@ def _told(wrong: list[Wrong]) -> str:
     )
 
 
-def _tell_failed(farm: Farm, strict: list[JobsetName]) -> None:
+def _tell_failed(farm: Farm) -> None:
     """What waits for an audit that came to nothing waits for a person."""
-    found = {name: (job, why) for name, job, why in audits.failed(farm.database)}
+    strict = {*_strict(farm)}
+    found = {
+        name: (job, why)
+        for name, job, why, hidden in audits.failed(farm.database)
+        if hidden or name in strict
+    }
     for name in farm.desired.jobsets:
         message = None
-        if name in strict and name in found:
+        if name in found:
             job, why = found[name]
             message = (
                 f"{job} is not pushed, since its audit came to nothing ({why}): audit it again"

@@ -48,7 +48,7 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             _evaluated(farm, outcome, now=now)
         case out.Built():
             _built(farm, outcome, now=now)
-        case out.Kept() | out.Shared() | out.Audited() | out.Twinned():
+        case out.Kept() | out.Shared() | out.Audited() | out.Twinned() | out.Discarded():
             _of_bases(farm, outcome, now=now)
         case out.Fetched():
             _fetched(farm, outcome, now=now)
@@ -71,7 +71,10 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
 
 
 def _of_bases(
-    farm: Farm, outcome: out.Kept | out.Shared | out.Audited | out.Twinned, *, now: float
+    farm: Farm,
+    outcome: out.Kept | out.Shared | out.Audited | out.Twinned | out.Discarded,
+    *,
+    now: float,
 ) -> None:
     match outcome:
         case out.Kept():
@@ -82,6 +85,8 @@ def _of_bases(
             audits.audited(farm, outcome, now=now)
         case out.Twinned():
             audits.twinned(farm, outcome, now=now)
+        case out.Discarded():
+            audits.discarded(farm, outcome)
         case _:
             assert_never(outcome)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum, auto
 
 from msgspec import Struct, field
@@ -131,6 +131,8 @@ class Farm(Struct):
     fallen: set[int] = field(default_factory=set)
     """Builds from bases for whose failure something was done."""
     auditing: dict[int, AuditStage] = field(default_factory=dict)
+    discarding: bool = False
+    """Wrong outputs are being deleted, or could not be."""
     held: frozenset[int] = frozenset()
     """Derivations whose outputs no cache is to get, as audits have it."""
     cancelled: set[int] = field(default_factory=set)

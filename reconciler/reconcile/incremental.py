@@ -6,7 +6,7 @@ failed is evaluated again, in which it starts from none: it is not the job's fau
 
 from __future__ import annotations
 
-from reconciler.database import bases, incremental, kept_bases, pushed, slots
+from reconciler.database import bases, incremental, kept_bases, mounts, pushed, slots
 from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
 from reconciler.model import JobsetName
@@ -19,7 +19,7 @@ NOT_KEPT = "base-not-kept"
 
 def look(farm: Farm, *, now: float) -> None:
     """See to what builds left, and to those that came to no good."""
-    if not farm.incremental_jobsets():
+    if not _concerned(farm):
         farm.held = frozenset()
         return
     mounted.look(farm, now=now)
@@ -34,6 +34,17 @@ def look(farm: Farm, *, now: float) -> None:
             _evaluate_again(farm, fallen, now=now)
     audits.look(farm, now=now)
     sharing.look(farm, now=now)
+
+
+def hold_back(farm: Farm) -> None:
+    """Note what no cache is to get."""
+    if _concerned(farm):
+        audits.hold_back(farm)
+
+
+def _concerned(farm: Farm) -> bool:
+    """Whether there are incremental builds, or some that lie where clean ones belong."""
+    return bool(farm.incremental_jobsets()) or mounts.any_hidden(farm.database)
 
 
 def _evaluate_again(farm: Farm, fallen: Fallen, *, now: float) -> None:

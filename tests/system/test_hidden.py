@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,33 @@ import pytest
 
 from tests.support.shown import install, view_of
 from tests.support.trial import Trial
+from tests.system.test_audit import STALE, audits, cached, in_force
 from tests.system.test_incremental import RELEASE, UNITS, Project
 
 HIDDEN = RELEASE.replace("    base = incrementalBases.app or null;\n", "").replace(
     "{ incrementalBases ? { } }:\n", ""
 )
+UNEQUAL = """
+{
+  app = derivation {
+    name = "app"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+    outputs = [ "out" "intermediates" ];
+    src = ./src;
+    args = [ "-euc" "[ ! -e /incremental/base ]; echo > $out; mkdir $intermediates\n:" ];
+  };
+}
+"""
+"""Its build fails from any base."""
 NO_HOOK = "built in full: Nix ran no pre-build-hook of ours for it: "
 NO_VIEW = "built in full: the store's read-only view is not there: see `reconciler doctor`"
+
+
+def declare_without_caches(project: Project) -> None:
+    """Then there is no need for audits."""
+    project.declare(strategy="hidden")
+    document = json.loads(project.trial.config.read_text())
+    document["jobsets"]["it"]["caches"] = []
+    project.trial.document(document)
 
 
 @pytest.fixture
@@ -39,7 +60,7 @@ def shown(trial: Trial, view: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("shown")
 def test_each_commit_compiles_what_changed_by_the_canonical_derivation(project: Project) -> None:
-    project.declare(strategy="hidden")
+    declare_without_caches(project)
     assert len(project.compiled()) == UNITS + 1
     project.edit(1, 5)
     assert project.compiled() == ["unit1.c"]
@@ -76,3 +97,75 @@ def test_without_a_read_only_view_nothing_is_shown(project: Project) -> None:
     project.edit(1, 5)
     assert len(project.compiled()) == UNITS + 1
     assert project.reasons()[-1] == ("full", NO_VIEW)
+
+
+@pytest.mark.usefixtures("shown")
+def test_what_was_shown_a_base_is_pushed_once_its_audit_found_it_right(project: Project) -> None:
+    project.declare(strategy="hidden")
+    project.run()
+    assert audits(project) == []
+    assert set(in_force(project).values()) <= cached(project)
+    project.edit(1, 5)
+    assert project.trial.once()
+    assert audits(project) == [("same", None)]
+    assert project.result() == "7"
+    assert set(in_force(project).values()) <= cached(project)
+    clean = project.trial.query(
+        "SELECT o.path FROM output o JOIN derivation d ON d.id = o.derivation"
+        " JOIN audit a ON a.clean = d.path"
+    )
+    assert len(clean) == 2
+    assert cached(project).isdisjoint(path for (path,) in clean)
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_wrong_build_is_never_pushed_and_built_right_at_the_same_path(project: Project) -> None:
+    project.write("src/Makefile", STALE)
+    project.commit("unrelated", "")
+    project.declare(strategy="hidden")
+    project.run()
+    before = cached(project)
+    project.commit("src/common.h", "#define A 2\n")
+    assert project.trial.once()
+    assert audits(project) == [("different", "the output out differs in app")]
+    assert project.result() == str(2 * UNITS)
+    assert project.trial.attempts("app") == ["succeeded"] * 4, "full, wrong, its twin, right"
+    assert [quarantined for _, _, quarantined in project.bases()] == [
+        "an audit: the output out differs in app",
+        "it goes back to base 1: an audit: the output out differs in app",
+    ]
+    assert project.reasons()[-1] == (
+        "full",
+        "built in full: what it started from before is in quarantine",
+    )
+    right = in_force(project)
+    assert set(right.values()) <= cached(project) - before
+    # What the cache has is what was built last.
+    log = project.trial.store.run("nix-store", "--verify-path", *right.values())
+    assert log.returncode == 0
+    served = project.trial.store.run(
+        "nix", "path-info", "--json", "--json-format", "1", "--store",
+        f"file://{project.trial.root}/cache", right["app"],
+    )  # fmt: skip
+    here = project.trial.store.run("nix", "path-info", "--json", "--json-format", "1", right["app"])
+    assert nar_hashes(served.stdout) == nar_hashes(here.stdout)
+    assert project.trial.conditions() == {}
+
+
+def nar_hashes(text: str) -> list[str]:
+    return [each["narHash"] for each in json.loads(text).values()]
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_build_that_fails_from_its_base_is_made_again_without(project: Project) -> None:
+    project.commit("release.nix", UNEQUAL)
+    project.declare(strategy="hidden")
+    assert project.trial.once()
+    project.edit(1, 5)
+    assert project.trial.once()
+    assert project.trial.attempts("app") == ["succeeded", "failed", "succeeded"]
+    assert project.reasons()[-1] == ("full", "built in full: it failed from a base")
+    assert [quarantined for _, _, quarantined in project.bases()] == [
+        "app failed from it, and was built without",
+        None,
+    ]
