@@ -1,5 +1,6 @@
 # make            a virtual environment in .venv, and Nix where there is none
 # make demo       run examples/quickstart        (make clean-demo removes it)
+# make demo-incremental   run examples/incremental: a second build that takes a fraction of the first
 # make test       all tests                      (ARGS="-k scheduler" for some)
 # make test-long  what takes minutes: a thousand builds into caches over bad lines, killed ten times
 # make test-nixos NIXPKGS=DIR   the module on a whole system; DIR has nixpkgs' lib and nixos
@@ -33,7 +34,7 @@ TEST = $(RUN) RECONCILER_NIX_BIN='$(NIX_BIN)' RECONCILER_TEST_NIX_OLD='$(OLD_NIX
 
 # Two installations at once would wait for, or fail on, apt's lock.
 .NOTPARALLEL:
-.PHONY: all venv nix old-nix tools demo clean-demo test test-long test-nixos test-systemd check format bench bench-quick lock clean
+.PHONY: all venv nix old-nix tools demo demo-incremental clean-demo test test-long test-nixos test-systemd check format bench bench-quick lock clean
 
 all: venv nix
 
@@ -61,8 +62,12 @@ tools:
 demo: venv nix tools
 	@$(RUN) scripts/demo.sh '$(DEMO)'
 
+demo-incremental: venv nix tools
+	@$(RUN) examples/incremental/try.sh '$(DEMO)-incremental'
+
 clean-demo:
 	scripts/clean-demo.sh '$(DEMO)'
+	scripts/clean-demo.sh '$(DEMO)-incremental'
 
 test: venv nix old-nix tools
 	$(TEST) pytest -n $(JOBS) --dist worksteal $(ARGS)
@@ -84,7 +89,7 @@ check: venv nix tools
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy -p reconciler -p tests
-	for script in scripts/*.sh; do sh -n "$$script" || exit 1; done
+	for script in scripts/*.sh examples/*/*.sh; do sh -n "$$script" || exit 1; done
 	bash -n .ci/run
 	$(TEST) pytest -q tests/test_architecture.py tests/test_repository.py
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Remove what demo.sh made.
+# Remove what demo.sh or try.sh made.
 #
 #   usage: clean-demo.sh FOLDER
 set -eu
