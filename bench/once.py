@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
 
-from reconciler import daemon
+from reconciler import collector
 
 _started = 0
 
@@ -24,6 +23,9 @@ def _count(event: str, _arguments: object) -> None:
 
 
 def main() -> int:
+    collector.calm()  # as the command line does, before it loads the verb
+    from reconciler import daemon  # noqa: PLC0415
+
     config, state_dir, *options = sys.argv[1:]
     if options:
         sys.addaudithook(_count)
@@ -36,7 +38,7 @@ def main() -> int:
     )
     if options:
         print(_started)
-    gc.freeze()  # as the command line does
+    collector.leave()
     return 0 if converged else 1
 
 

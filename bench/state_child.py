@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from reconciler import config, reconcile
+from reconciler import collector, config, reconcile
 from reconciler.database import Database, evaluated, observe, open_writer
 from reconciler.ingest import Ingest
 from reconciler.model import Desired, DrvPath, EvaluatedJob, JobsetName
@@ -30,7 +30,7 @@ from reconciler.outcomes import Discovered
 from reconciler.places import Places
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm, Progress
-from reconciler.reconcile.opening import calm_collector, open_farm, open_store
+from reconciler.reconcile.opening import open_farm, open_store
 from reconciler.source import LockedSource, LockedTree
 
 JOBSET = JobsetName("large")
@@ -47,7 +47,7 @@ def _desired(state_dir: Path) -> Desired:
 
 
 def _farm(state_dir: Path) -> Farm:
-    calm_collector()
+    collector.calm()
     database = open_writer(state_dir, now=NOW)
     environment = dict(os.environ)
     places = Places(state_dir=state_dir, environment=environment)

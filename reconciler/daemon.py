@@ -30,7 +30,7 @@ from reconciler.places import Places
 from reconciler.reconcile import Tick, reload
 from reconciler.reconcile.activity import activity
 from reconciler.reconcile.farm import Farm
-from reconciler.reconcile.opening import calm_collector, open_farm, open_store
+from reconciler.reconcile.opening import open_farm, open_store
 from reconciler.status import counted
 from reconciler.store import Store
 
@@ -73,7 +73,6 @@ def run(
             f"cannot make the state directory {state_dir}: {error.strerror}. "
             "Name another one with --state-dir."
         ) from error
-    calm_collector()
     manager = ServiceManager() if once else ServiceManager.of(environment)
     passed_on = {n: value for n, value in environment.items() if n not in notify.VARIABLES}
     places = Places(state_dir=state_dir, environment=passed_on)

@@ -26,7 +26,7 @@ from reconciler.places import Places
 from reconciler.plan import ListBranches, Plan, Poll, plan
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm
-from reconciler.reconcile.opening import calm_collector, open_farm, open_store
+from reconciler.reconcile.opening import open_farm, open_store
 
 
 class Declared(Struct, frozen=True, kw_only=True):
@@ -55,7 +55,6 @@ class Preview(Struct, frozen=True, kw_only=True):
 
 async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[str, str]) -> Preview:
     """Look; ReconcilerError for a bad document or a state that cannot be read."""
-    calm_collector()
     desired = config.load(config_path)
     nix = await nix_settings.read(environment)
     now = time.time()

@@ -35,7 +35,7 @@ EFFECTS: list[set[str]] = [
     {"mirror"},
     {"source"},
     {"config"},
-    {"notify", "places", "process", "secrets", "watch"},
+    {"collector", "notify", "places", "process", "secrets", "watch"},
 ]
 PURE: list[set[str]] = [
     {"explain"},

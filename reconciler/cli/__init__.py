@@ -12,11 +12,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from gc import freeze  # by name: `gc` is a verb's module, too, as soon as it is loaded
 from typing import Any
 
 import click
 
+from reconciler import collector
 from reconciler.cli.settings import place_options
 from reconciler.errors import ReconcilerError
 
@@ -109,13 +109,14 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and end the process with its exit status."""
+    collector.calm()
     status = _run(arguments)
     # What is still buffered may be for a pipe that is closed: that is no fault of ours.
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
-    freeze()  # Python would look once more through all there is, a tenth of a short run's time
+    collector.leave()
     sys.exit(status)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 from reconciler.database import Database, observe
@@ -15,15 +14,6 @@ from reconciler.reconcile.farm import Farm
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
 from reconciler.work import Work
-
-
-def calm_collector() -> None:
-    """Have Python look less often for garbage in cycles.
-
-    What is held here lives long and has no cycles; Python's thresholds would have it look through
-    hundreds of thousands of objects again and again while they are being read.
-    """
-    gc.set_threshold(200_000, 50, 100)
 
 
 def open_store(places: Places) -> Store:
