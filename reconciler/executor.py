@@ -33,6 +33,7 @@ from reconciler.model import (
     Jobset,
     JobsetName,
     StorePath,
+    Strategy,
 )
 from reconciler.model import (
     Outcome as AttemptOutcome,
@@ -226,7 +227,8 @@ class Executor:
             self._report(Evaluated(jobset=jobset.name, evaluation=number, error=error, fault=fault))
 
     def _offering(self, jobset: Jobset, locked: LockedSource, number: int) -> Offering | None:
-        if not jobset.incremental.enable:
+        settings = jobset.incremental
+        if not settings.enable or settings.strategy is Strategy.COMPILER_CACHE:
             return None
         # Only a farm with incremental builds waits for it to be loaded.
         from reconciler.incremental.offering import Offering  # noqa: PLC0415

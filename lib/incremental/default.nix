@@ -5,6 +5,7 @@ in
 {
   wrap = import ./wrap.nix;
   derivation = import ./plain.nix;
+  compilerCache = import ./compiler-cache.nix;
   presets = import ./presets.nix;
   inherit (bases)
     baseFromHash

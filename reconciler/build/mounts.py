@@ -8,6 +8,8 @@ else's build of the same derivation sees anything. Decides nothing about who is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -48,6 +50,7 @@ class Shown(Struct):
     """Why it was not shown."""
 
 
+_WANTED = b"compilerCacheScript"
 _NO_HOOK = (
     "Nix ran no pre-build-hook of ours for it: see `reconciler doctor`, and `reconciler incremental"
     " hook --help` for how to install it"
@@ -66,6 +69,20 @@ def hook(answers: Path, *, store_view: Path, compiler_caches: Path) -> str:
     for name, path in (("answers", answers), ("store", store_view), ("caches", compiler_caches)):
         text = text.replace(f"@{name}@", shlex.quote(str(path)))
     return text
+
+
+def wants_compiler_cache(drv: DrvPath) -> bool:
+    """Whether a derivation asks for it, as the library's compilerCache does: found out quickly."""
+    try:
+        return _WANTED in Path(drv).read_bytes()
+    except OSError:
+        return False  # whoever is to build it will say so
+
+
+def domain_folder(domain: str) -> str:
+    """The folder of what compilers keep for a domain of trust."""
+    plain = re.sub(r"[^0-9A-Za-z_-]", "-", domain)[:64]
+    return f"{plain}-{hashlib.sha256(domain.encode()).hexdigest()[:16]}"
 
 
 @contextlib.contextmanager

@@ -7,12 +7,13 @@ fails from a base is made again without it.
 
 from __future__ import annotations
 
-from reconciler.build.mounts import Kind, Mount
+from reconciler.build.mounts import Kind, Mount, domain_folder, wants_compiler_cache
 from reconciler.database import built, mounts
 from reconciler.model import Builder, BuildState, Jobset, Strategy
 from reconciler.outcomes import Built
 from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause
+from reconciler.trust import is_untrusted, trust_of
 
 NOT_SHOWN = "not-shown"
 
@@ -20,20 +21,43 @@ NOT_SHOWN = "not-shown"
 def mount_of(farm: Farm, derivation: int, builder: Builder) -> Mount | None:
     """What the build of a derivation on a builder is to be shown."""
     jobsets = _jobsets(farm, derivation)
-    if all(each.incremental.strategy is Strategy.PURE for each in jobsets):
+    strategies = {_strategy(each) for each in jobsets}
+    if strategies <= {Strategy.PURE}:
         return None
+    if strategies == {Strategy.COMPILER_CACHE}:
+        return _compiler_cache(farm, derivation, builder, jobsets)
     found = mounts.base_of(farm.database, derivation)
     if found is None:
         return None
     reason = found.gone
     if builder.uri is not None:
         reason = f"it is built on {builder.name}, and only builds on this machine are shown a base"
-    elif any(each.incremental.strategy is not Strategy.HIDDEN for each in jobsets):
+    elif strategies != {Strategy.HIDDEN}:
         reason = "a jobset of another `incremental.strategy` needs it too"
     if reason is not None:
         mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
         return None
     return Mount(kind=Kind.BASE, name=found.path.rpartition("/")[2])
+
+
+def _compiler_cache(
+    farm: Farm, derivation: int, builder: Builder, jobsets: list[Jobset]
+) -> Mount | None:
+    """What compilers keep, where all who need a build trust each other.
+
+    The output is at the path of everybody's clean build, so that what an untrusted branch keeps
+    would in the end be everybody's.
+    """
+    domains = {trust_of(each) for each in jobsets}
+    untrusted = any(is_untrusted(each.incremental, each.branch) for each in jobsets)
+    drv = farm.work.builds[derivation].path
+    if builder.uri is not None or untrusted or len(domains) != 1 or not wants_compiler_cache(drv):
+        return None
+    return Mount(kind=Kind.COMPILER_CACHE, name=domain_folder(*domains))
+
+
+def _strategy(jobset: Jobset) -> Strategy:
+    return jobset.incremental.strategy if jobset.incremental.enable else Strategy.PURE
 
 
 def built_with(farm: Farm, outcome: Built) -> None:

@@ -1,0 +1,97 @@
+"""What compilers keep, by the whole reconciler: builds that ask for it are shown it, per source."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.shown import install
+from tests.support.trial import Trial
+from tests.system.test_hidden import HIDDEN
+from tests.system.test_incremental import UNITS, Project
+
+ASKING = HIDDEN.replace(
+    'build = "make";',
+    'inherit (incremental.compilerCache { maxSize = "100M"; }) env setup; build = "make";',
+)
+STRATEGY = {"strategy": "compiler-cache"}
+
+
+@pytest.fixture
+def project(trial: Trial) -> Project:
+    install(trial)
+    made = Project(trial)
+    made.commit("release.nix", ASKING)
+    return made
+
+
+def caches(trial: Trial) -> dict[str, tuple[int, int]]:
+    """Hits and misses of what is kept, by folder."""
+    found = {}
+    for folder in (trial.root / "compilers").iterdir():
+        told = subprocess.run(
+            ["ccache", "--dir", folder, "--print-stats"], check=True, capture_output=True, text=True
+        )
+        counts = dict(line.split("\t") for line in told.stdout.splitlines())
+        hits = int(counts["direct_cache_hit"]) + int(counts["preprocessed_cache_hit"])
+        found[folder.name.rpartition("-")[0]] = hits, int(counts["cache_miss"])
+    return found
+
+
+def test_what_was_compiled_before_is_not_compiled_again(project: Project) -> None:
+    trial = project.trial
+    project.declare(**STRATEGY)
+    project.run()
+    assert caches(trial) == {"it": (0, UNITS + 1)}
+    project.edit(1, 5)
+    log = project.run()
+    assert "incremental: compilers' cache" in log
+    assert caches(trial) == {"it": (UNITS, UNITS + 2)}
+    assert project.result() == "7"
+    assert trial.query("SELECT kind, refused FROM mount") == [("compiler-cache", None)] * 2
+    assert trial.query("SELECT * FROM build_base") == []
+    assert trial.conditions() == {}
+
+
+def test_the_result_is_the_one_of_a_build_without(project: Project) -> None:
+    trial = project.trial
+    project.declare(**STRATEGY)
+    project.run()
+    project.edit(1, 5)
+    project.run()
+    drv = trial.value("SELECT d.path FROM derivation d WHERE d.name = 'app' ORDER BY d.id DESC")
+    # Nobody says anything to the hook now.
+    checked = trial.store.run("nix-store", "--realise", "--check", drv, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert "incremental: no compilers' cache" in checked.stderr
+    assert caches(trial) == {"it": (UNITS, UNITS + 2)}
+
+
+def test_each_source_has_its_own_and_others_see_none(project: Project) -> None:
+    trial = project.trial
+    project.declare(**STRATEGY)
+    document = json.loads(trial.config.read_text())
+    jobset = document["jobsets"]["it"]
+    other = Path(project.folder.parent / "copy")
+    project.repository.git("clone", "-q", str(project.folder), str(other))
+    git = {"url": f"file://{other}", "ref": "main"}
+    document["jobsets"]["its"] = {**jobset, "source": {"git": git, "file": "release.nix"}}
+    project.edit(1, 5)
+    trial.document(document)
+    assert trial.once()
+    assert caches(trial) == {"it": (0, UNITS + 1), "its": (0, UNITS + 1)}
+
+
+def test_without_the_hook_it_is_compiled_plainly_and_said(trial: Trial) -> None:
+    project = Project(trial)
+    project.commit("release.nix", ASKING)
+    project.declare(**STRATEGY)
+    assert "incremental: no compilers' cache" in project.run()
+    ((_, _, name),) = trial.conditions()
+    assert name == "not-shown"
+    ((kind, refused),) = trial.query("SELECT kind, refused FROM mount")
+    assert kind == "compiler-cache"
+    assert refused.startswith("Nix ran no pre-build-hook of ours")
