@@ -238,7 +238,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     caches: tuple[CacheFacts, ...] = ()
     builders: tuple[BuilderFacts, ...] = ()
     conditions: tuple[Condition, ...] = ()
-    """Of the document: the others are at their objects."""
+    """Of the document, and of artifact stores: the others are at their objects."""
     builds: Mapping[BuildState, int] = field(default_factory=dict)
     """Of those whose outputs do not exist; queued are those that can still be reached."""
     stuck: tuple[Stuck, ...] = ()

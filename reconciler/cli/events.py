@@ -15,7 +15,10 @@ from reconciler.database.running import Event
 from reconciler.errors import UsageError
 from reconciler.quantities import QuantityError, duration
 
-KINDS = ("build", "evaluation", "jobset", "cache", "builder", "document", "request", "schema")
+KINDS = (
+    "build", "evaluation", "jobset", "cache", "builder", "document", "request", "schema",
+    "artifact-store",
+)  # fmt: skip
 POLL_SECONDS = 0.3
 _BAD = {"failed", "timed-out", "log-limit", "output-limit", "not-deterministic", "pruned"}
 _GOOD = {"succeeded", "substituted", "in force", "declared"}
@@ -34,7 +37,13 @@ _GOOD = {"succeeded", "substituted", "in force", "declared"}
 @click.argument("subject", required=False, metavar="[GLOB]")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing as they come.")
 @click.option("--since", metavar="AGE", help='Not older than this, such as "30m" or "2d".')
-@click.option("--kind", type=click.Choice(KINDS), multiple=True, help="Only of this kind.")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    metavar="KIND",
+    multiple=True,
+    help=f"Only of this kind: {', '.join(KINDS)}.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
     help="The last N; 0: all.",

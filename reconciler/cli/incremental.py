@@ -195,6 +195,10 @@ def _state(each: StoredBase, *, now: float) -> str:
     if each.released_at is not None:
         parts.append(f"let go {ago(each.released_at, now)}")
     return "; ".join(parts) or "kept"
+    if each.base.fetched_from is not None:
+        parts.append(f"from the artifact store {each.base.fetched_from}")
+    if each.shared_at is not None:
+        parts.append(f"shared in {each.bucket} {ago(each.shared_at, now)}")
 
 
 def base_json(each: StoredBase) -> Json:
@@ -217,6 +221,10 @@ def base_json(each: StoredBase) -> Json:
         "built": each.built,
         "createdAt": base.created_at,
         "fullAt": base.full_at,
+        "slot": base.kept_as,
+        "bucket": each.bucket,
+        "fetchedFrom": base.fetched_from,
+        "sharedAt": each.shared_at,
         "usedAt": each.used_at,
         "auditedAt": each.audited_at,
         "quarantine": base.quarantined,

@@ -80,7 +80,9 @@ class News:
         found = running.events(
             database,
             after=self._event,
-            kinds=("evaluation", "document", "jobset", "cache", "builder", "request"),
+            kinds=(
+                "evaluation", "document", "jobset", "cache", "builder", "request", "artifact-store",
+            ),  # fmt: skip
         )
         self._event = max(self._event, running.last_event(database))
         return found

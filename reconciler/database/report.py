@@ -68,7 +68,9 @@ def facts(
             ),
             caches=cached.caches(database, conditions, now=now),
             builders=builders(database, current, conditions),
-            conditions=tuple(each for each in conditions if each.kind == "document"),
+            conditions=tuple(
+                each for each in conditions if each.kind in ("document", "artifact-store")
+            ),
             builds={
                 key: number - (in_way.number if key is BuildState.QUEUED else 0)
                 for key, number in counts.items()

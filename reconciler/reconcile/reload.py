@@ -21,6 +21,8 @@ def take_up(farm: Farm, document: Path, *, now: float) -> None:
         farm.fault("document", str(document), "invalid", str(error))
         return
     farm.fault("document", str(document), "invalid", None)
+    if desired.artifact_stores != farm.desired.artifact_stores:
+        farm.unshared.clear()
     farm.adopt(desired, now=now)
 
 

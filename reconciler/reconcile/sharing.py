@@ -13,6 +13,7 @@ from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.trust import is_untrusted
 
 KIND = "artifact-store"
+NOT_READ = "not-read"
 NOT_WRITTEN = "not-written"
 UNDECLARED = "artifact-store-undeclared"
 BATCH = 8
@@ -35,7 +36,7 @@ def look(farm: Farm, *, now: float) -> None:
     for store in declared.values():
         if store.name in farm.sharing or (KIND, store.name, KEYLESS) in farm.faults:
             continue
-        due = artifacts.due(farm.database, store.name, store.url, keep)
+        due = _audited(farm, artifacts.due(farm.database, store.name, store.url, keep))
         if not (due.share or due.withdraw):
             farm.unshared.pop(store.name, None)
             farm.fault(KIND, store.name, NOT_WRITTEN, None)
@@ -43,6 +44,19 @@ def look(farm: Farm, *, now: float) -> None:
             farm.sharing.add(store.name)
             due = Due(share=due.share[:BATCH], withdraw=due.withdraw)
             farm.executor.share(store, due, farm=artifacts.farm_id(farm.database))
+
+
+def _audited(farm: Farm, due: Due) -> Due:
+    """Without what is for release only once it was found right."""
+    jobsets = farm.desired.jobsets
+    share = [
+        each
+        for each in due.share
+        if each.base.depth == 0
+        or each.audited_at is not None
+        or not jobsets[each.slot.jobset].incremental.audit_before_release
+    ]
+    return Due(share=tuple(share), withdraw=due.withdraw)
 
 
 def writers(farm: Farm) -> dict[JobsetName, int]:
@@ -82,6 +96,7 @@ def shared(farm: Farm, outcome: Shared, *, now: float) -> None:
     farm.fault(KIND, outcome.store, NOT_WRITTEN, outcome.unusable)
     farm.sharing.discard(outcome.store)
     if outcome.unusable is None:
+        farm.fault(KIND, outcome.store, NOT_READ, None)  # perhaps: the next to ask finds out
         farm.unshared.pop(outcome.store, None)
     else:
         failed = farm.unshared.setdefault(outcome.store, Away())
