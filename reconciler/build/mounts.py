@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -52,12 +51,12 @@ class Shown(Struct):
 
 _WANTED = b"compilerCacheScript"
 _NO_HOOK = (
-    "Nix ran no pre-build-hook of ours for it: see `reconciler doctor`, and `reconciler incremental"
-    " hook --help` for how to install it"
+    "Nix ran no pre-build-hook of ours for it: `reconciler incremental hook --help` tells how to"
+    " install it"
 )
 _MARKS = {
-    "writable": "the store's read-only view is not there: see `reconciler doctor`",
-    "missing": "it is not there any more",
+    "writable": "the store's read-only view is not there: see `reconciler incremental hook --help`",
+    "missing": "it is not there",
 }
 
 
@@ -105,11 +104,6 @@ def shown(answers: Path, drv: DrvPath, mount: Mount | None) -> Iterator[Shown]:
     finally:
         found.refused = _refused(answers, name)
         _remove(answers, name)
-
-
-def clear(answers: Path) -> None:
-    """Remove all answers: those of a daemon that was killed."""
-    shutil.rmtree(answers, ignore_errors=True)
 
 
 def _write(answers: Path, name: str, text: str) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from reconciler import process
 from reconciler.build import failures
+from reconciler.build.mounts import Mount, shown
 from reconciler.build.place import Here, Place
 from reconciler.build.pool import LOCAL_OPTIONS
 from reconciler.build.remote import RemoteBuilder
@@ -23,7 +24,7 @@ from reconciler.errors import NixError
 from reconciler.model import Builder, DrvPath
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import OPEN_TIMEOUT, local_endpoint
-from reconciler.nix.expression import nix_string
+from reconciler.nix.expression import native_system, nix_string
 from reconciler.nix.logs import ignore
 
 PATIENCE = 120.0
@@ -61,6 +62,18 @@ async def probe(
             took = time.monotonic() - began
             place = remote.place(there, here)
             return await _try(builder, systems, place, there, took, environment)
+
+
+async def probe_mount(mount: Mount, answers: Path, environment: Mapping[str, str]) -> str | None:
+    """Have something tiny built here that is to be shown something; why it was not. NixError."""
+    local = local_endpoint(environment)
+    system = native_system()
+    async with await Connection.open(local, options=LOCAL_OPTIONS, patience=OPEN_TIMEOUT) as here:
+        drv = await _something_new(system, (), environment)
+        with shown(answers, drv, mount) as found:
+            async with asyncio.timeout(PATIENCE):
+                await _build(Here(here), drv, system)
+    return found.refused
 
 
 async def _try(

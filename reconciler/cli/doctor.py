@@ -19,6 +19,7 @@ from reconciler.binary_cache import reach
 from reconciler.binary_cache.file_store import folder_of
 from reconciler.binary_cache.signing import read_secret_key, signing_keys
 from reconciler.build.probe import probe
+from reconciler.cli import hook
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import Settings, settings, verb
 from reconciler.cli.state import daemon
@@ -101,6 +102,7 @@ def examine(where: Settings) -> Iterator[Finding]:
     for each in desired:
         yield from _caches(each)
         yield from _builders(each)
+        yield from _hook(each, where)
 
 
 def _try(name: str, examination: Callable[[], str]) -> Finding:
@@ -256,6 +258,15 @@ def _builders(desired: Desired) -> Iterator[Finding]:
         )
     if desired.builders:
         yield from asyncio.run(_try_builders(list(desired.builders.values())))
+
+
+def _hook(desired: Desired, where: Settings) -> Iterator[Finding]:
+    for name, wrong in hook.examine(desired, where):
+        verdict = Verdict.GOOD if wrong is None else Verdict.WARNING
+        message = "builds are shown what they start from"
+        if wrong is not None:
+            message = f"{wrong}; until then such builds are full ones"
+        yield Finding(name=name, verdict=verdict, message=message)
 
 
 async def _try_builders(builders: Sequence[Builder]) -> list[Finding]:

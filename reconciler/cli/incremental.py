@@ -28,6 +28,7 @@ SAID = "incremental: "
 """How lines of the library's begin in a build's log (docs/incremental.md)."""
 _HERE = ("status", "bases", "explain")
 _ASKING = ("replay", "audit", "quarantine", "reset")
+_FURTHER = ("hook",)
 
 
 class _Incremental(click.Group):
@@ -35,12 +36,16 @@ class _Incremental(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return [*_HERE, *_ASKING]
+        return [*_HERE, *_ASKING, *_FURTHER]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
         if cmd_name in _HERE:
             return {"status": status, "bases": bases_of, "explain": explain}[cmd_name]
+        if cmd_name in _FURTHER:
+            from reconciler.cli.hook import print_hook  # noqa: PLC0415 - see above
+
+            return print_hook
         if cmd_name not in _ASKING:
             return None
         module = importlib.import_module("reconciler.cli.incremental_asking")

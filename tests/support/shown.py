@@ -32,12 +32,12 @@ def install(trial: Trial) -> Path:
 
 
 @contextmanager
-def view_of(trial: Trial, view: Path, *, options: str = "bind,ro") -> Iterator[None]:
-    """Have the store be seen read-only at a folder."""
+def mounted(source: Path, place: Path, *, options: str) -> Iterator[None]:
+    """Have a folder be seen at another place too."""
     if os.geteuid() != 0:
         pytest.fail("this test mounts a folder, as root only can: run it as root")
-    subprocess.run(["mount", "-o", options, trial.store.store_dir, view], check=True)
+    subprocess.run(["mount", "-o", options, source, place], check=True)
     try:
         yield
     finally:
-        subprocess.run(["umount", view], check=True)
+        subprocess.run(["umount", place], check=True)
