@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import reconciler
-from bench import builds, caches, farm, scheduling, state
+from bench import builds, caches, farm, incremental, scheduling, state
 from bench.lab import FULL, QUICK, Lab
 from bench.measure import FailedError, Row, table
 from tests.support.private_store import PrivateStore, stores_root
@@ -44,6 +44,7 @@ GROUPS = (
     ((17, 18, 20), caches.push_far),
     ((19,), caches.sync),
     ((21,), farm.makespan),
+    ((22, 23, 24, 25, 26, 27, 28, 29), incremental.builds),
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -35,6 +35,8 @@ class Sizes:
     """Paths that a cache has already."""
     simulated: tuple[int, ...]
     """Thousands of derivations of the simulated graphs."""
+    git_rounds: int
+    """Of the builds of git, which take minutes."""
 
 
 FULL = Sizes(
@@ -48,6 +50,7 @@ FULL = Sizes(
     large_paths=(3, 300),
     synced=10_000,
     simulated=(1, 20, 250),
+    git_rounds=3,
 )
 QUICK = Sizes(
     rounds=3,
@@ -60,6 +63,7 @@ QUICK = Sizes(
     large_paths=(2, 40),
     synced=1000,
     simulated=(1, 20),
+    git_rounds=1,
 )
 
 
