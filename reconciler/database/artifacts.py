@@ -5,6 +5,7 @@ Nothing is sent or fetched here.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
@@ -56,17 +57,27 @@ def farm_id(database: Database) -> str:
     return str(row[0])
 
 
-def due(database: Database, bucket: str, url: str, keep: Mapping[JobsetName, int]) -> Due:
+def due(
+    database: Database,
+    bucket: str,
+    url: str,
+    keep: Mapping[JobsetName, int],
+    *,
+    audited: Collection[JobsetName] = (),
+) -> Due:
     """What is to be done for the artifact store of this name, which is at this address.
 
-    `keep` tells of each jobset that shares how many, the newest, are to be there of each slot.
+    `keep` tells of each jobset that shares how many, the newest, are to be there of each slot. Of
+    those that want builds `audited` first, nothing goes there before.
     """
     rows = database.query(
         "SELECT b.id, j.name AS jobset, s.system, coalesce(b.shared_slot, s.job) AS slot"
         " FROM base b JOIN incremental_slot s ON s.id = b.slot JOIN jobset j ON j.id = s.jobset"
         " WHERE b.bucket = ? AND b.released_at IS NULL AND b.quarantined_at IS NULL"
-        " AND b.fetched_from IS NULL ORDER BY b.created_at DESC, b.id DESC",
-        (bucket,),
+        " AND b.fetched_from IS NULL AND (b.depth = 0 OR b.audited_at IS NOT NULL"
+        "  OR j.name NOT IN (SELECT value FROM json_each(?)))"
+        " ORDER BY b.created_at DESC, b.id DESC",
+        (bucket, json.dumps(list(audited))),
     )
     known = {
         row[0]

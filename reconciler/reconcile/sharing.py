@@ -33,10 +33,11 @@ def look(farm: Farm, *, now: float) -> None:
     if not declared:
         return
     keep = writers(farm)
+    audited = [e.name for e in farm.incremental_jobsets() if e.incremental.audit_before_release]
     for store in declared.values():
         if store.name in farm.sharing or (KIND, store.name, KEYLESS) in farm.faults:
             continue
-        due = _audited(farm, artifacts.due(farm.database, store.name, store.url, keep))
+        due = artifacts.due(farm.database, store.name, store.url, keep, audited=audited)
         if not (due.share or due.withdraw):
             farm.unshared.pop(store.name, None)
             farm.fault(KIND, store.name, NOT_WRITTEN, None)
@@ -44,19 +45,6 @@ def look(farm: Farm, *, now: float) -> None:
             farm.sharing.add(store.name)
             due = Due(share=due.share[:BATCH], withdraw=due.withdraw)
             farm.executor.share(store, due, farm=artifacts.farm_id(farm.database))
-
-
-def _audited(farm: Farm, due: Due) -> Due:
-    """Without what is for release only once it was found right."""
-    jobsets = farm.desired.jobsets
-    share = [
-        each
-        for each in due.share
-        if each.base.depth == 0
-        or each.audited_at is not None
-        or not jobsets[each.slot.jobset].incremental.audit_before_release
-    ]
-    return Due(share=tuple(share), withdraw=due.withdraw)
 
 
 def writers(farm: Farm) -> dict[JobsetName, int]:

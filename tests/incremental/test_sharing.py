@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,21 @@ async def test_an_upload_that_was_cut_off_is_done_again(farms: Farms) -> None:
         await farms.share()
         assert {each.name: each.read_bytes() for each in farms.objects()} == before
         assert farms.due() == artifacts.Due()
+
+
+async def test_what_is_for_release_is_shared_after_its_audit(farms: Farms) -> None:
+    with farms.first.transaction():
+        farms.first.execute("DELETE FROM artifact")
+    due = partial(artifacts.due, farms.first, "builds", farms.store.url, KEEP)
+    audited = [JobsetName("it")]
+    assert len(due(audited=audited).share) == 1
+    with farms.first.transaction():
+        farms.first.execute("UPDATE base SET depth = 1")
+    assert due(audited=audited).share == ()
+    assert len(due().share) == 1
+    with farms.first.transaction():
+        farms.first.execute("UPDATE base SET audited_at = 1.0")
+    assert len(due(audited=audited).share) == 1
 
 
 async def test_at_another_address_all_is_shared_anew(farms: Farms) -> None:

@@ -81,6 +81,10 @@ class Farms(Project):
         ]
         return sorted(found, key=lambda each: each.name)
 
+    def sharers(self) -> list[str]:
+        """Whose builds what is in the store is of."""
+        return sorted(json.loads(each.read_text())["jobset"] for each in self.objects(".json"))
+
     def has_left(self, told: int) -> bool:
         """Whether a build has left something since."""
         newest = self.trial.value("SELECT max(id) FROM event WHERE kind = 'base'") or 0
@@ -198,6 +202,19 @@ def test_who_may_not_read_or_write_does_not(farms: Farms) -> None:
     farms.edit(1, 5)
     assert len(farms.compiled()) == FULL
     assert farms.reason() == "built in full: no earlier build of this job has left intermediates"
+
+
+def test_an_untrusted_branch_reads_and_does_not_write(farms: Farms) -> None:
+    """Its expressions could name the slot of another."""
+    repository = farms.repository
+    repository.branch("fork")
+    git = {"url": repository.url, "branches": ["main", "fork"]}
+    farms.source = {"git": git, "file": "release.nix"}
+    farms.share(untrusted=["fork"])
+    farms.run()
+    assert [json.loads(each.read_text())["jobset"] for each in farms.objects(".json")] == [
+        "it@main"
+    ]
 
 
 def test_a_bucket_that_is_not_declared_is_one_condition(farms: Farms) -> None:
