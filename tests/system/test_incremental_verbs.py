@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from click.testing import CliRunner
 
 from reconciler.cli import cli
 from tests.support.trial import Trial
-from tests.system.test_incremental import UNITS, Project
+from tests.system.test_incremental import CACHE_NIX, UNITS, Project
 
 
 @pytest.fixture
@@ -46,6 +49,21 @@ def elsewhere(project: Project, script: str, name: str) -> list[str]:
     return [line.partition("!")[0] for line in done.stdout.splitlines()]
 
 
+@contextmanager
+def nothing_of_ours(project: Project) -> Iterator[None]:
+    """While our state and our store are not there."""
+    ours = [project.trial.state_dir, project.trial.store.root]
+    away = [each.with_name(f"{each.name}.away") for each in ours]
+    for folder, place in zip(ours, away, strict=True):
+        folder.rename(place)
+    try:
+        yield
+    finally:
+        for folder, place in zip(ours, away, strict=True):
+            shutil.rmtree(folder, ignore_errors=True)
+            place.rename(folder)
+
+
 def in_force(project: Project) -> dict[str, str]:
     """The newest evaluation's derivations by job."""
     return dict(
@@ -76,6 +94,30 @@ def test_a_replay_makes_the_same_derivations_in_another_store(project: Project) 
     assert project.trial.once()
     assert in_force(project) == built
     assert verb(project, "replay", "it.app") == job
+
+
+@pytest.mark.parametrize("protocol", ["garnix", "cache.nix"])
+def test_a_replay_needs_nothing_but_what_is_public(project: Project, protocol: str) -> None:
+    """Neither our state, with overlays and bases, nor our store."""
+    if protocol == "garnix":
+        project.use_garnix()
+        app = "packages.x86_64-linux.app"
+    else:
+        project.commit("release.nix", CACHE_NIX)
+        app = "app"
+    project.declare(protocols=[protocol])
+    project.run()
+    project.edit(1, 5)
+    assert project.compiled() == ["unit1.c"]
+    built = in_force(project)
+    scripts = [verb(project, "replay", f"it.{app}")]
+    scripts.append(verb(project, "replay", str(scripts[0]["evaluation"])))
+    with nothing_of_ours(project):
+        for number, each in enumerate(scripts):
+            made = elsewhere(project, each["script"], f"elsewhere{number}")
+            assert made == [built[job] for job in each["jobs"]]
+    assert scripts[0]["jobs"] == [app]
+    assert len(scripts[1]["jobs"]) == 2
 
 
 def test_after_a_reset_the_next_build_is_a_full_one(project: Project) -> None:
