@@ -17,7 +17,12 @@ let
     filter
     ;
   inherit (lib) hasPrefix mapAttrsToList;
-  inherit (settings) jobsets builders caches;
+  inherit (settings)
+    jobsets
+    builders
+    caches
+    artifactStores
+    ;
   place = path: "services.reconciler.settings.${lib.showOption path}";
   at =
     kind: name:
@@ -46,6 +51,13 @@ let
       object.sshKeyFile != null
     ) "${object.uri} cannot be reached without a key; name the file of a private key that opens it";
 
+  # The daemon may write nowhere but where it is told to by an absolute path.
+  located =
+    where: address:
+    claim where (
+      !hasPrefix "file:" address || builtins.match "file:(//)?/.*" address != null
+    ) "${address} is relative, and would be below /etc; write file:///PATH";
+
   assertions =
     each jobsets (
       name: jobset:
@@ -66,12 +78,10 @@ let
         (claim "${at "caches" name}.signingKeyFile" (!elem name pushedTo || signed cache)
           "jobsets push to this cache, and without a signature nobody takes paths from it; name the file of a key made with `nix key generate-secret --key-name ${name}-1`"
         )
-        # The daemon may write nowhere but where it is told to by an absolute path.
-        (claim "${at "caches" name}.uri" (
-          !hasPrefix "file:" cache.uri || builtins.match "file:(//)?/.*" cache.uri != null
-        ) "${cache.uri} is relative, and would be below /etc; write file:///PATH")
+        (located "${at "caches" name}.uri" cache.uri)
       ]
     )
+    ++ mapAttrsToList (name: store: located "${at "artifactStores" name}.url" store.url) artifactStores
     ++ mapAttrsToList (reached "caches") (lib.filterAttrs (_: bySsh) caches)
     ++ mapAttrsToList (reached "builders") remote
     ++ mapAttrsToList (
@@ -94,6 +104,10 @@ in
       name: _: jobset:
       elem name jobset.caches
     ) "no jobset pushes to it; name it in a jobset's caches"
+    ++ unused "artifactStores" (
+      _: _: jobset:
+      jobset.incremental.enable
+    ) "no jobset builds incrementally; set incremental.enable of one"
     ++ unused "builders" (
       _: builder: jobset:
       builder.systems == null

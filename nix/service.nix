@@ -48,10 +48,13 @@ let
   # systemd replaces %x in every value.
   literal = lib.replaceStrings [ "%" ] [ "%%" ];
   inStateFolder = lib.hasPrefix "/var/lib/" cfg.stateDir;
-  fileCaches = map (cache: lib.removePrefix "file:" (lib.removePrefix "file://" cache.uri)) (
-    builtins.filter (cache: lib.hasPrefix "file:" cache.uri) (builtins.attrValues cfg.settings.caches)
+  addresses =
+    map (cache: cache.uri) (builtins.attrValues cfg.settings.caches)
+    ++ map (store: store.url) (builtins.attrValues cfg.settings.artifactStores);
+  folders = map (address: lib.removePrefix "file:" (lib.removePrefix "file://" address)) (
+    builtins.filter (lib.hasPrefix "file:") addresses
   );
-  written = fileCaches ++ lib.optional (!inStateFolder) cfg.stateDir;
+  written = folders ++ lib.optional (!inStateFolder) cfg.stateDir;
   readsHomes = builtins.any (home: lib.hasInfix home (builtins.toJSON cfg.settings.jobsets)) [
     "/home/"
     "/root/"

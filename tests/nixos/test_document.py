@@ -20,6 +20,7 @@ FARM: dict[str, Any] = {
         "website": {
             "source": {"flake": "git+https://git.example.org/website?ref=main"},
             "caches": ["main"],
+            "incremental": {"enable": True},
         },
         "tools": {"source": {"path": "/srv/tools", "file": "release.nix"}, "caches": ["local"]},
         "docs": {"source": {"git": {"url": "https://git.example.org/docs"}}, "interval": None},
@@ -40,6 +41,9 @@ FARM: dict[str, Any] = {
             "signingKeyFiles": ["/run/secrets/next-key"],
         },
     },
+    "artifactStores": {
+        "builds": {"url": "s3://intermediates", "credentialsFile": "/run/secrets/builds"},
+    },
 }
 CREDENTIALS = "/run/credentials/reconciler.service"
 
@@ -59,7 +63,7 @@ def examples() -> list[dict[str, Any]]:
     """Every example of every key, each in a whole document."""
     found = [FARM, *schema()["examples"]]
     main = {"uri": "file:///srv/cache"}
-    for kind in ("jobset", "builder", "cache"):
+    for kind in ("jobset", "builder", "cache", "artifactStore"):
         part = schema()["$defs"][kind]
         needed = {key: part["properties"][key]["examples"][0] for key in part.get("required", ())}
         for value in examples_of(part, needed):
@@ -89,6 +93,7 @@ def test_the_document_names_no_secret_file() -> None:
     made = document(FARM)
     assert "/run/secrets" not in json.dumps(made["document"])
     assert {secret["id"]: secret["file"] for secret in made["secrets"]} == {
+        "artifactStores.builds.credentialsFile": "/run/secrets/builds",
         "builders.big.sshKeyFile": "/run/secrets/big",
         "caches.local.signingKeyFile": "/run/secrets/key",
         "caches.local.signingKeyFiles.0": "/run/secrets/next-key",
@@ -150,6 +155,16 @@ def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
             "caches.local.uri",
             ["file:./cache is relative", "write file:///PATH"],
         ),
+        (
+            {"artifactStores": {"builds": {"url": "file:./builds"}}},
+            "artifactStores.builds.url",
+            ["file:./builds is relative", "write file:///PATH"],
+        ),
+        (
+            {"artifactStores": {"builds": {"credentialsFile": "/nix/store/0000-key"}}},
+            "artifactStores.builds.credentialsFile",
+            ["in the Nix store", "/run/secrets/builds"],
+        ),
     ],
 )
 def test_a_contradiction_is_refused_by_path_with_its_mend(
@@ -164,6 +179,7 @@ def test_a_contradiction_is_refused_by_path_with_its_mend(
     ("changes", "path"),
     [
         ({"caches": {"spare": {"uri": "file:///srv/spare"}}}, "caches.spare"),
+        ({"jobsets": {"website": {"incremental": {}}}}, "artifactStores.builds"),
         (
             {
                 "jobsets": {
