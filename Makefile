@@ -50,11 +50,12 @@ nix:
 old-nix:
 	@[ -x '$(OLD_NIX_BIN)/nix' ] || scripts/install-nix.sh '$(NIX_PREFIX)-2.26' trixie
 
-# What the examples and tests use besides: a compiler for the C of the examples, git for git sources, ssh and
-# its server for builders, ip for their networks, nginx for caches.
+# What the examples and tests use besides: a compiler for the C of the examples and what drives it, git for git
+# sources, ssh and its server for builders, ip for their networks, nginx for caches.
 tools:
 	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h' \
 		make 'make --version' ninja-build 'ninja --version' ccache 'ccache --version' patch 'patch --version' \
+		cmake 'test -x /usr/bin/cmake' meson 'test -x /usr/bin/meson' \
 		openssh-client 'ssh -V' openssh-server 'PATH=$$PATH:/usr/sbin command -v sshd' iproute2 'ip -V' \
 		nginx 'PATH=$$PATH:/usr/sbin command -v nginx' \
 		libnginx-mod-http-dav-ext 'test -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so'
