@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler import config
 from tests.incremental_lib.project import LIBRARY, evaluate
 from tests.support.private_store import PrivateStore
 
@@ -22,6 +23,13 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(LIBRARY.parent / "examples/incremental/source", tmp_path / "source")
     shutil.copytree(LIBRARY, tmp_path / "lib")
     return tmp_path
+
+
+def test_every_configuration_is_valid() -> None:
+    configurations = re.findall(r"^```yaml\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert configurations
+    for each in configurations:
+        config.parse(each.encode(), name="docs/incremental.md")
 
 
 def is_flake(example: str) -> bool:
@@ -45,7 +53,7 @@ def test_every_example_is_of_a_kind_that_is_tested() -> None:
     ]
     tested = [*BUILT, *filter(is_flake, EXAMPLES), *filter(is_base, EXAMPLES), *sources]
     assert sorted(tested) == sorted(EXAMPLES)
-    assert len(BUILT) == 6
+    assert len(BUILT) == 7
 
 
 @pytest.mark.parametrize("example", BUILT)
