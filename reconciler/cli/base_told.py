@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.cli.output import Json
-from reconciler.database import bases
+from reconciler.database import bases, slots
 from reconciler.database.bases import BuildFacts
 from reconciler.database.file import Database
 
@@ -27,4 +27,12 @@ def sentence(database: Database, found: BuildFacts) -> str:
         told += f" (base {found.base}, depth {base[0].base.depth})"
     elif found.incremental:
         told += " (a base that is forgotten)"
-    return told + (f"; audit: {found.audit}" if found.audit else "")
+    if found.audit is None:
+        return told
+    told += f"; audit: {found.audit}"
+    if found.audit_detail:
+        told += f" ({found.audit_detail})"
+    if slots.waits_for_a_person(database, found):
+        job = f"{found.slot.jobset}.{found.slot.job}"
+        told += f"; not pushed: ask for another with `reconciler incremental audit {job}`"
+    return told

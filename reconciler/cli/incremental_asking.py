@@ -1,4 +1,4 @@
-"""`reconciler incremental replay`, `audit`, `quarantine`, `reset`: repeat builds, ask for others."""
+"""`incremental replay`, `audit`, `quarantine` and `reset`: repeat builds, or ask for others."""
 
 from __future__ import annotations
 

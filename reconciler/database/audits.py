@@ -14,8 +14,9 @@ from msgspec import Struct
 from reconciler.bases import INTERMEDIATES
 from reconciler.database import incremental
 from reconciler.database.bases import DIFFERENT, IN_FORCE, Audit
+from reconciler.database.blocked import ENDED
 from reconciler.database.file import Database
-from reconciler.model import DrvPath, JobsetName, StorePath
+from reconciler.model import BuildState, DrvPath, JobsetName, StorePath
 
 _WRONG = (
     f"c.mode = 'incremental' AND (base.quarantined_at IS NOT NULL OR c.derivation IN {DIFFERENT})"
@@ -97,6 +98,19 @@ def request(database: Database, derivations: Collection[int], *, now: float) -> 
             database, row["derivation"], base=row["base"], clean=DrvPath(row["canonical"]), now=now
         )
     return len(rows)
+
+
+def ended_below(database: Database, clean: DrvPath) -> dict[int, BuildState]:
+    """A clean build and all it needs, as far as these ended without outputs."""
+    rows = database.query(
+        "WITH RECURSIVE below(id) AS (SELECT id FROM derivation WHERE path = ?"
+        " UNION SELECT i.input FROM below n JOIN build b ON b.derivation = n.id"
+        " AND b.state NOT IN ('succeeded', 'substituted') JOIN input i ON i.derivation = n.id)"
+        " SELECT b.derivation, b.state FROM below n JOIN build b ON b.derivation = n.id"
+        f" WHERE b.state IN ({ENDED})",
+        (clean,),
+    )
+    return {row["derivation"]: BuildState(row["state"]) for row in rows}
 
 
 def made_by(database: Database, drv: DrvPath) -> list[int]:

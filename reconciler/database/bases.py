@@ -130,6 +130,7 @@ class Audit(Struct, frozen=True, kw_only=True):
     clean: DrvPath
     base: int | None
     running: bool
+    asked_at: float
 
 
 # --- Bases -------------------------------------------------------------------------------------
@@ -187,6 +188,17 @@ def built_instead(database: Database, slot: Slot, canonical: DrvPath) -> DrvPath
         (canonical, *slot.key),
     )
     return None if row is None else DrvPath(row[0])
+
+
+def is_unclaimed(database: Database, slot: Slot, drv: DrvPath) -> bool:
+    """Whether a derivation was built without a base, as far as is known, and not as this job."""
+    row = database.one(
+        "SELECT 1 FROM build_base c JOIN derivation d ON d.id = c.derivation"
+        " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
+        f" WHERE d.path = ? AND (c.mode = 'incremental' OR {THIS_SLOT}) LIMIT 1",
+        (drv, *slot.key),
+    )
+    return row is None
 
 
 def descendants(database: Database, base: int) -> list[int]:
@@ -451,6 +463,7 @@ def open_audits(database: Database) -> list[Audit]:
             clean=DrvPath(row["clean"]),
             base=row["base"],
             running=row["state"] == "running",
+            asked_at=row["asked_at"],
         )
         for row in database.query(
             "SELECT a.*, d.path FROM audit a JOIN derivation d ON d.id = a.derivation"

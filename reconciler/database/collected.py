@@ -85,12 +85,15 @@ def ours(database: Database, cache: CacheName) -> list[StorePath]:
 
 
 def wanted(database: Database) -> list[StorePath]:
-    """The outputs of all that any kept evaluation of any declared jobset needs."""
+    """The outputs of all that any kept evaluation of any declared jobset needs, and what builds
+    left that later ones may start from.
+    """
     return [
         row[0]
         for row in database.query(
             f"{needed(jobs=_KEPT)} SELECT o.path FROM needed n JOIN output o ON o.derivation = n.id"
-            " WHERE o.path IS NOT NULL"
+            " WHERE o.path IS NOT NULL UNION SELECT path FROM base"
+            " WHERE released_at IS NULL AND quarantined_at IS NULL"
         )
     ]
 

@@ -136,6 +136,7 @@ def add_base(database: Database, slot: Slot, new: NewBase, *, now: float) -> int
         base = int(row[0])
         database.execute("UPDATE base SET origin = id WHERE id = ? AND depth = 0", (base,))
         _inherit(database, base, new.parent, now=now)
+        _audited(database, base, new.built, now=now)
         base_event(database, base, before=None, after="kept", cause=f"left by {new.name}", now=now)
     return base
 
@@ -145,6 +146,19 @@ def _inherit(database: Database, base: int, parent: int | None, *, now: float) -
     row = database.one("SELECT quarantine FROM base WHERE id = ?", (parent,))
     if row is not None and row["quarantine"] is not None:
         quarantine(database, base, reason=_inherited(parent, row["quarantine"]), now=now)
+
+
+def _audited(database: Database, base: int, built: DrvPath, *, now: float) -> None:
+    """The audit of what left it may have ended meanwhile."""
+    row = database.one(
+        "SELECT a.* FROM audit a JOIN derivation d ON d.id = a.derivation WHERE d.path = ?"
+        " AND a.state IN ('same', 'different')",
+        (built,),
+    )
+    if row is not None and row["state"] == "same":
+        database.execute("UPDATE base SET audited_at = ? WHERE id = ?", (row["finished_at"], base))
+    elif row is not None:
+        quarantine(database, base, reason=f"an audit: {row['detail']}", now=now)
 
 
 def _inherited(base: int | None, reason: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
+
 from reconciler.database.bases import SAME_SOURCE
 from reconciler.database.file import Database
-from reconciler.model import Incremental, JobsetName, StorePath
+from reconciler.model import CacheName, Incremental, JobsetName, StorePath
 
 
 def superfluous(database: Database, jobset: JobsetName, settings: Incremental) -> list[int]:
@@ -59,6 +62,30 @@ def _used(database: Database) -> frozenset[int]:
         " AND build.state IN ('queued', 'building'))"
     )
     return frozenset(row[0] for row in rows)
+
+
+def unqueued(
+    database: Database,
+    cache: CacheName,
+    jobsets: Collection[JobsetName],
+    *,
+    audited: Collection[JobsetName],
+) -> dict[StorePath, int]:
+    """What builds of jobsets left that belongs in a cache and is not on its queue: paths with their
+    sizes. Of those jobsets that want builds `audited` first, only what such builds left.
+    """
+    rows = database.query(
+        "SELECT b.path, b.size FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL"
+        " AND b.quarantined_at IS NULL AND b.fetched_from IS NULL"
+        " AND j.name IN (SELECT value FROM json_each(?))"
+        " AND (b.depth = 0 OR b.audited_at IS NOT NULL"
+        "  OR j.name NOT IN (SELECT value FROM json_each(?)))"
+        " AND NOT EXISTS (SELECT 1 FROM push p JOIN cache c ON c.id = p.cache"
+        "  WHERE c.name = ? AND p.path = b.path) ORDER BY b.id",
+        (json.dumps(list(jobsets)), json.dumps(list(audited)), cache),
+    )
+    return {StorePath(row["path"]): row["size"] for row in rows}
 
 
 def held_paths(database: Database) -> frozenset[StorePath]:

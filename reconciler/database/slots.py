@@ -81,6 +81,15 @@ def auditable(database: Database, job: str) -> BuildFacts | str:
     return found
 
 
+def waits_for_a_person(database: Database, found: BuildFacts) -> bool:
+    """Whether a build is not pushed because its audit came to nothing."""
+    row = database.one(
+        "SELECT 1 FROM condition WHERE kind = 'jobset' AND name = ? AND reason = 'not-audited'",
+        (found.slot.jobset,),
+    )
+    return found.audit == "failed" and row is not None
+
+
 # --- To repeat ---------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from reconciler.bases import Choice, Fingerprint
+from reconciler.bases import INTERMEDIATES, Choice, Fingerprint
 from reconciler.database import Database, audits, bases, incremental
 from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
@@ -140,7 +140,29 @@ class Offering(Struct, frozen=True, kw_only=True):
                 found[job.drv_path] = Offered(job=twin, canonical=job.drv_path)
             elif exists:
                 found[job.drv_path] = _as_is(job)
-        return found
+        return found | await self._left_already([each.job for each in found.values()])
+
+    async def _left_already(self, jobs: Sequence[EvaluatedJob]) -> dict[DrvPath, Offered]:
+        """Of jobs that exist, those whose intermediates do too, and are none of this jobset's yet:
+        another built them, or an audit did. Later builds may start from them.
+        """
+        left = {
+            job.drv_path: path
+            for job in jobs
+            if (path := job.outputs.get(INTERMEDIATES)) is not None
+            and bases.is_unclaimed(self.database, self._slot(job), job.drv_path)
+        }
+        there = await self.store.valid({*left.values()}) if left else frozenset[StorePath]()
+        return {
+            job.drv_path: Offered(
+                job=job,
+                canonical=job.drv_path,
+                fingerprint=fingerprint(basic_derivation.read(job.drv_path)),
+                reason="built in full: it was there already",
+            )
+            for job in jobs
+            if left.get(job.drv_path) in there
+        }
 
     async def _twin(self, job: EvaluatedJob) -> EvaluatedJob | None:
         """The same job as it was built from a base before, where that still exists."""

@@ -20,6 +20,7 @@ from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
 from reconciler.outcomes import Audited, Discarded, Revisited, Twinned
 from reconciler.reconcile.farm import AuditStage, Farm
+from reconciler.status import UNSUPPORTED_GRACE
 from reconciler.transitions import Cause
 
 WRONG_BUILD = "wrong-build"
@@ -105,16 +106,15 @@ def twinned(farm: Farm, outcome: Twinned, *, now: float) -> None:
 
 
 def _reopen(farm: Farm, audit: Audit, *, now: float) -> None:
-    """What came to nothing before is tried again."""
-    build = known_builds(farm.database, [audit.clean]).get(audit.clean)
-    if build is None or build.state.good or build.state.live:
-        return
-    change = (build.id, build.state, BuildState.QUEUED)
-    built.set_build_states(farm.database, [change], cause=Cause.RETRY_REQUESTED, now=now)
-    built.forgive(farm.database, [build.id])
-    if build.id in farm.work.graph:
-        farm.work.forgive([build.id])
-        farm.work.graph.reopen(build.id)
+    """What came to nothing before is tried again, and what it needs."""
+    ended = audits.ended_below(farm.database, audit.clean)
+    changes = [(each, state, BuildState.QUEUED) for each, state in ended.items()]
+    built.set_build_states(farm.database, changes, cause=Cause.RETRY_REQUESTED, now=now)
+    built.forgive(farm.database, ended)
+    inside = [each for each in ended if each in farm.work.graph]
+    farm.work.forgive(inside)
+    for each in inside:
+        farm.work.graph.reopen(each)
 
 
 def _clean_build(farm: Farm, audit: Audit, *, now: float) -> None:
@@ -130,6 +130,22 @@ def _clean_build(farm: Farm, audit: Audit, *, now: float) -> None:
         _fail(farm, audit, f"its build without a base: {build.state}", now=now)
     elif build.state is BuildState.BUILDING and not audit.running:
         incremental.start_audit(farm.database, audit.id)
+    elif (why := _hopeless(farm, build.id, waited=now - audit.asked_at, now=now)) is not None:
+        _fail(farm, audit, f"its build without a base needs {why}", now=now)
+
+
+def _hopeless(farm: Farm, derivation: int, *, waited: float, now: float) -> str | None:
+    """What stands in the way of a queued build for good; None: nothing, or not for sure."""
+    work = farm.work
+    if derivation not in work.graph or work.scheduler.useful(derivation):
+        return None
+    cause = work.graph.root_cause(derivation)
+    if cause is not None:
+        return f"{work.builds[cause].name}: {work.graph[cause].state}"
+    lost = work.scheduler.unsupported(farm.slots(now=now)) if waited >= UNSUPPORTED_GRACE else []
+    below = work.graph.wanted({derivation: 1}) if lost else {}
+    unfit = next((each for each in lost if each in below), None)
+    return None if unfit is None else f"{work.builds[unfit].name}: no builder can build it"
 
 
 def _fail(farm: Farm, audit: Audit, why: str, *, now: float) -> None:
@@ -213,25 +229,27 @@ def _told(wrong: list[Wrong]) -> str:
     more = "" if len(wrong) == 1 else f", nor are {len(wrong) - 1} more"
     base = "a base" if first.base is None else f"base {first.base}"
     return (
-        f"{first.job}, built from {base}, is not to be trusted ({first.reason}){more}: the jobset is"
-        " evaluated again, and builds it without"
+        f"{first.job}, built from {base}, is not to be trusted ({first.reason}){more}: the jobset"
+        " is evaluated again, and builds it without"
     )
 
 
 def _tell_failed(farm: Farm) -> None:
     """What waits for an audit that came to nothing waits for a person."""
     strict = {*_strict(farm)}
-    found = {
-        name: (job, why)
-        for name, job, why, hidden in audits.failed(farm.database)
-        if hidden or name in strict
-    }
+    found: dict[JobsetName, list[tuple[str, str]]] = {}
+    for name, job, why, hidden in audits.failed(farm.database):
+        if hidden or name in strict:
+            found.setdefault(name, []).append((job, why))
     for name in farm.desired.jobsets:
-        message = None
-        if name in found:
-            job, why = found[name]
-            message = (
-                f"{job} is not pushed, since its audit came to nothing ({why}): audit it again"
-                " with `reconciler incremental audit`"
-            )
+        message = _failures(found[name]) if name in found else None
         farm.fault("jobset", name, NOT_AUDITED, message)
+
+
+def _failures(found: list[tuple[str, str]]) -> str:
+    job, why = found[0]
+    more = "" if len(found) == 1 else f"; nor are {len(found) - 1} more"
+    return (
+        f"{job} is not pushed, since its audit came to nothing ({why}){more}: audit it again with"
+        " `reconciler incremental audit`"
+    )

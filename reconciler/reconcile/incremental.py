@@ -9,7 +9,7 @@ from __future__ import annotations
 from reconciler.database import bases, incremental, kept_bases, mounts, pushed, slots
 from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
-from reconciler.model import JobsetName
+from reconciler.model import CacheName, JobsetName
 from reconciler.outcomes import Kept
 from reconciler.reconcile import audits, mounted, sharing
 from reconciler.reconcile.farm import Farm
@@ -33,6 +33,7 @@ def look(farm: Farm, *, now: float) -> None:
             farm.fallen.add(fallen.derivation)
             _evaluate_again(farm, fallen, now=now)
     audits.look(farm, now=now)
+    _queue(farm, now=now)
     sharing.look(farm, now=now)
 
 
@@ -45,6 +46,23 @@ def hold_back(farm: Farm) -> None:
 def _concerned(farm: Farm) -> bool:
     """Whether there are incremental builds, or some that lie where clean ones belong."""
     return bool(farm.incremental_jobsets()) or mounts.any_hidden(farm.database)
+
+
+def _queue(farm: Farm, *, now: float) -> None:
+    """Put on the caches' queues what others may start from, too: where builds are for release only
+    once they are audited, not before.
+    """
+    names: dict[CacheName, list[JobsetName]] = {}
+    audited = []
+    for jobset in farm.incremental_jobsets():
+        if jobset.incremental.audit_before_release:
+            audited.append(jobset.name)
+        for cache in jobset.caches:
+            names.setdefault(cache, []).append(jobset.name)
+    for cache, jobsets in names.items():
+        found = kept_bases.unqueued(farm.database, cache, jobsets, audited=audited)
+        if found:
+            pushed.queue_pushes(farm.database, cache, roots=(), paths=found, now=now, sizes=found)
 
 
 def _evaluate_again(farm: Farm, fallen: Fallen, *, now: float) -> None:
@@ -75,15 +93,6 @@ def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
     if outcome.base is None:
         return
     incremental.add_base(farm.database, left.slot, outcome.base, now=now)
-    for cache in farm.caches_of([jobset]):
-        pushed.queue_pushes(
-            farm.database,
-            cache.name,
-            roots=(),
-            paths=[outcome.base.path],
-            now=now,
-            sizes={outcome.base.path: outcome.base.size},
-        )
     if left.path == left.canonical:
         for suspect in bases.suspects(farm.database, left.canonical):
             reason = f"{left.slot.job} failed from it, and was built without"

@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from reconciler.bases import Fingerprint, Trust
-from reconciler.database import Database, bases, evaluated, incremental, kept_bases, open_memory
+from reconciler.database import (
+    Database,
+    bases,
+    collected,
+    evaluated,
+    incremental,
+    kept_bases,
+    open_memory,
+)
 from reconciler.database.branches import set_branches
 from reconciler.database.incremental import BuildBase, EvaluationInput, NewBase, Slot
 from reconciler.model import DrvPath, Incremental, JobsetName, Outcome, Protocol, StorePath
@@ -373,6 +382,33 @@ def test_what_an_untrusted_branch_comes_to_says_nothing_of_others_bases(farm: Fa
     assert bases.suspects(database, clean) == []
     start(farm, "app-3", SLOT, base=base)  # where others build the same it does
     assert bases.suspects(database, clean) == [base]
+
+
+@pytest.mark.parametrize("difference", [None, "out differs"])
+def test_what_is_kept_only_after_its_audit_is_what_that_found(
+    farm: Farm, difference: str | None
+) -> None:
+    database = farm.database
+    (base,) = chain(database, "a")
+    fork = Slot(**{**_fields(SLOT), "trust": Trust("web@fork")})
+    farm.derivations({"app-2": []})
+    start(farm, "app-2", fork, base=base)
+    clean = DrvPath("/nix/store/clean.drv")
+    incremental.ask_audit(database, farm.ids["app-2"], base=base, clean=clean, now=5.0)
+    incremental.end_audit(database, 1, difference=difference, now=8.0)
+    late = structs.replace(new("late", parent=base), built=farm.path("app-2"))
+    (stored,) = bases.stored(database, [incremental.add_base(database, fork, late, now=9.0)])
+    found = None if difference is None else "an audit: out differs"
+    assert stored.base.quarantined == found
+    assert stored.audited_at == (8.0 if difference is None else None)
+
+
+def test_what_builds_may_start_from_stays_in_caches(farm: Farm) -> None:
+    database = farm.database
+    first, second, third = chain(database, "a", "b", "c")
+    incremental.release(database, [first], cause="reset", now=4.0)
+    incremental.quarantine(database, third, reason="wrong", now=4.0)
+    assert collected.wanted(database) == ["/nix/store/b"]
 
 
 def test_untrusted_branches_have_the_room_that_others_leave(farm: Farm) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from reconciler.database import open_writer
+from reconciler.status import UNSUPPORTED_GRACE
 from tests.support.trial import Trial
 from tests.system.test_incremental import MAKEFILE, UNITS, Project
 from tests.system.test_incremental_verbs import verb
@@ -101,7 +104,8 @@ def test_a_wrong_build_is_found_out_and_the_farm_heals(project: Project) -> None
     assert [quarantined for _, _, quarantined in project.bases()] == [
         "an audit: the output out differs in app",
         "it goes back to base 1: an audit: the output out differs in app",
-    ]
+        None,
+    ], "what the clean build left is the next one"
     waiting = {
         path for (path,) in project.trial.query("SELECT path FROM push WHERE state = 'pending'")
     }
@@ -132,6 +136,7 @@ GATED = """
         [ ! -s {gate} ]
       fi
       mkdir $intermediates
+      cp $src/unit1.c $intermediates/
       echo > $out
       :
     '' ];
@@ -230,3 +235,129 @@ def test_a_person_may_have_a_build_audited(project: Project) -> None:
         ("audit", "its newest build is made again without a base, and compared"),
         ("audit", f"refused: {ALREADY}"),
     ]
+
+
+NEEDY = """
+{{ incrementalBases ? {{ }} }}:
+{{
+  app = derivation {{
+    name = "app"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+    outputs = [ "out" "intermediates" ];
+    src = ./src;
+    incrementalBase = incrementalBases.app or "";
+    tool = derivation {{
+      name = "tool"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+      requiredSystemFeatures = [ "kvm" ];
+      args = [ "-euc" "[ ! -s {gate} ]; echo > $out\n:" ];
+    }};
+    args = [ "-euc" "mkdir $intermediates; echo > $out\n:" ];
+  }};
+}}
+"""
+
+
+def needy(project: Project, *, special: bool) -> Path:
+    """A build from a base that is for release now, of which a part was lost that its clean twin
+    needs, too; on builders that are `special` or not.
+    """
+    gate = project.trial.root / "gate/open"
+    gate.parent.mkdir()
+    gate.touch()
+    with (project.trial.store.root / "conf/nix.conf").open("a") as file:
+        file.write(f"extra-sandbox-paths = {gate.parent}\n")
+    project.commit("release.nix", NEEDY.format(gate=gate))
+    declare_special(project, caches=[])
+    assert project.trial.once()
+    project.edit(1, 5)
+    assert project.trial.once()
+    assert project.reasons()[-1][0] == "incremental", project.reasons()
+    tool = str(project.trial.output("tool"))
+    project.trial.collected = True
+    project.trial.store.run("nix-store", "--delete", "--ignore-liveness", tool)
+    gate.write_text("fail")
+    declare_special(project, special=special, audit={"fraction": 0, "beforeRelease": True})
+    return gate
+
+
+def declare_special(
+    project: Project, *, special: bool = True, caches: list[str] | None = None, **settings: object
+) -> None:
+    project.declare(**settings)
+    document = json.loads(project.trial.config.read_text())
+    document["builders"]["local"]["supportedFeatures"] = ["kvm"] if special else []
+    if caches is not None:
+        document["jobsets"]["it"]["caches"] = caches
+    project.trial.document(document)
+
+
+def test_where_what_the_clean_build_needs_fails_it_is_told_and_nothing_is_pushed(
+    project: Project,
+) -> None:
+    gate = needy(project, special=True)
+    project.trial.once()
+    assert audits(project) == [("failed", "its build without a base needs tool: failed")]
+    assert project.trial.conditions() == {
+        ("jobset", "it", "not-audited"): "app is not pushed, since its audit came to nothing (its"
+        " build without a base needs tool: failed): audit it again with `reconciler incremental"
+        " audit`"
+    }
+    assert audited(project) not in cached(project)
+    explained = verb(project, "explain", "it.app")
+    assert (explained["audit"], explained["auditDetail"]) == audits(project)[0]
+    gate.write_text("")
+    ask(project)
+    assert project.trial.once()
+    assert audits(project) == [("same", None)]
+    assert audited(project) in cached(project)
+    assert project.trial.conditions() == {}
+
+
+def test_where_no_builder_can_build_what_it_needs_the_audit_ends_after_a_while(
+    project: Project,
+) -> None:
+    needy(project, special=False)
+    project.trial.once()
+    assert audits(project) == [("pending", None)]
+    with closing(open_writer(project.trial.state_dir, now=0.0)) as database, database.transaction():
+        database.execute("UPDATE audit SET asked_at = asked_at - ?", (UNSUPPORTED_GRACE,))
+    project.trial.once()
+    detail = "its build without a base needs tool: no builder can build it"
+    assert audits(project) == [("failed", detail)]
+    assert ("jobset", "it", "not-audited") in project.trial.conditions()
+    assert audited(project) not in cached(project)
+
+
+def test_intermediates_are_for_release_when_their_build_is(project: Project) -> None:
+    """They would serve others, by whom nothing is audited."""
+    gate = gated(project, release=True)
+    with project.trial.running() as daemon:
+        daemon.eventually(lambda: audits(project) == [("running", None)])
+        daemon.eventually(lambda: in_force(project).get("other") in cached(project))
+        daemon.eventually(lambda: len(project.bases()) == 2)
+        first, second = project.trial.query("SELECT path FROM base ORDER BY id")
+        assert first[0] in cached(project), "a full build needs no audit"
+        assert second[0] not in cached(project)
+        assert project.trial.value("SELECT 1 FROM push WHERE path = ?", second[0]) is None
+        gate.touch()
+        daemon.eventually(lambda: second[0] in cached(project))
+        assert audits(project) == [("same", None)]
+
+
+def test_the_next_build_starts_from_the_clean_one(project: Project) -> None:
+    project.write("src/Makefile", STALE)
+    project.commit("unrelated", "")
+    project.declare(audit=ALL)
+    project.run()
+    project.commit("src/common.h", "#define A 2\n")
+    project.run()
+    assert project.result() == str(2 * UNITS)
+    ((_, _, first), (_, _, second), (clean, depth, right)) = project.bases()
+    assert first is not None
+    assert second is not None
+    assert (depth, right) == (0, None)
+    project.declare(audit=NONE)
+    project.edit(1, 5)
+    assert project.compiled() == ["unit1.c"]
+    assert project.result() == str(2 * (UNITS - 1 + 5))
+    mode, base = project.trial.query("SELECT mode, base FROM build_base ORDER BY at DESC")[0]
+    assert (mode, base) == ("incremental", clean)
