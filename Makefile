@@ -98,7 +98,9 @@ format: venv
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+# The source of git is built too, which needs zlib.
 bench bench-quick: venv nix tools
+	@scripts/need.sh zlib1g-dev 'test -e /usr/include/zlib.h'
 	$(TEST) python -m bench $(if $(filter bench-quick,$@),--quick) $(ARGS)
 
 # One lock for every platform and Python that the project supports, with the hash of every file.
