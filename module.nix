@@ -5,6 +5,7 @@
     ./nix/service.nix
     ./nix/secrets.nix
     ./nix/nix-daemon.nix
+    ./nix/pre-build-hook.nix
     ./nix/cache-server.nix
     ./nix/client.nix
   ];

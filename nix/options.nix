@@ -67,6 +67,14 @@ in
       default = "separate";
       description = "import: the machines of {option}`nix.buildMachines` are builders, by their host names. export: the builders with a `uri` are machines of {option}`nix.buildMachines`.";
     };
+    preBuildHook = mkOption {
+      type = types.bool;
+      default = builtins.any (
+        jobset: jobset.incremental.enable && jobset.incremental.strategy != "pure"
+      ) (builtins.attrValues cfg.settings.jobsets);
+      defaultText = lib.literalMD "`true` if a jobset's `incremental.strategy` is not `pure`";
+      description = "Whether this machine's Nix runs the hook that shows builds what they start from. To be set beside a {option}`services.reconciler.configFile` with the strategies hidden or compiler-cache.";
+    };
     cache = {
       enable = lib.mkEnableOption "serving a declared cache with a `file:` uri through nginx";
       name = mkOption {

@@ -420,7 +420,8 @@ class Executor:
         for pause in HOLD_PAUSES:
             await asyncio.sleep(pause)
             try:
-                await self.rest()  # what a connection has built, it keeps
+                await self._protect(self._made)
+                await self._pool.rest()  # what a connection has built, it keeps
                 await self._store.discard({path for _, paths in builds.values() for path in paths})
             except (NixError, OSError) as error:
                 message = f"cannot delete outputs that an audit found wrong: {error}"

@@ -45,6 +45,14 @@ rec {
     keys = nix.extra-trusted-public-keys;
     daemon = config.systemd.services ? reconciler;
   };
+  shown = {
+    inherit failed;
+    hook = nix.pre-build-hook or null;
+    mounts = map (mount: { inherit (mount) what where options wantedBy before; }) (
+      builtins.filter (mount: mount.where == "/run/nix-reconciler-store") config.systemd.mounts
+    );
+    compilers = config.systemd.tmpfiles.settings.reconciler."/var/cache/nix-reconciler-compilers".d or null;
+  };
   served = {
     inherit (config.services.nginx.virtualHosts.c) root;
     ports = config.networking.firewall.allowedTCPPorts;

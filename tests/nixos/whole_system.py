@@ -309,3 +309,20 @@ def test_what_systemd_or_a_shell_would_replace_is_kept() -> None:
 def test_the_options_have_docs_without_a_gap() -> None:
     undescribed = [option["name"] for option in held("docs") if not option.get("description")]
     assert undescribed == []
+
+
+def test_builds_are_shown_things_where_a_jobset_asks_for_it() -> None:
+    plain = held("shown")
+    assert (plain["hook"], plain["mounts"], plain["compilers"]) == (None, [], None)
+    change = """{
+      settings.jobsets.website.incremental = { enable = true; strategy = "hidden"; };
+    }"""
+    shown = held("shown", change=change)
+    assert shown["failed"] == []
+    assert "reconciler-pre-build-hook" in shown["hook"]
+    (mount,) = shown["mounts"]
+    assert (mount["what"], mount["options"]) == ("/nix/store", "bind,ro")
+    assert mount["before"] == mount["wantedBy"] == ["nix-daemon.service"]
+    assert (shown["compilers"]["group"], shown["compilers"]["mode"]) == ("nixbld", "2755")
+    by_hand = held("shown", change="{ preBuildHook = true; }")
+    assert by_hand["mounts"] == shown["mounts"]
