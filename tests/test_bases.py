@@ -304,3 +304,49 @@ def test_a_share_of_all_is_in_a_sample(fraction: float, least: int, most: int) -
 def test_a_larger_sample_has_all_of_a_smaller(path: str, few: float, many: float) -> None:
     if is_sampled(path, min(few, many)):
         assert is_sampled(path, max(few, many))
+
+
+# --- Slots -------------------------------------------------------------------------------------
+
+NAMED = replace(WANTED, slot="topic-cache", fallback="main-cache")
+IN_SLOT = replace(ELSEWHERE, job="other", slot="topic-cache")
+IN_FALLBACK = replace(ELSEWHERE, id=20, slot="main-cache")
+
+
+def test_a_named_slot_is_near_enough_of_any_branch_and_job_and_the_fallback_comes_last() -> None:
+    order = [replace(SAME, slot="topic-cache"), replace(MAIN, slot="topic-cache"), IN_SLOT]
+    order += [IN_FALLBACK, replace(IN_FALLBACK, id=19, created_at=NOW - 9999)]
+    for left in range(len(order)):
+        chosen = choose(NAMED, reversed(order[left:]), HISTORY, SETTINGS, now=NOW)
+        assert chosen.base == order[left]
+    assert reason(IN_SLOT, wanted=NAMED) == (
+        "starts from the newest build of the slot topic-cache (commit e1), a full one"
+    )
+    assert reason(IN_FALLBACK, wanted=NAMED) == (
+        "starts from the newest build of the fallback slot main-cache (commit e1), a full one"
+    )
+
+
+def test_what_is_kept_under_another_name_serves_no_job_but_those_that_name_it() -> None:
+    """A job's own name is one, too."""
+    assert choose(NAMED, [SAME, MAIN], HISTORY, SETTINGS, now=NOW).base is None
+    assert choose(WANTED, [replace(SAME, slot="x")], HISTORY, SETTINGS, now=NOW).base is None
+    by_name = replace(WANTED, job="lib", slot="app")
+    assert choose(by_name, [SAME], HISTORY, SETTINGS, now=NOW).base == SAME
+    assert choose(by_name, [replace(SAME, trust=FORK)], HISTORY, SETTINGS, now=NOW).base is None
+
+
+def test_where_a_base_is_from_is_told() -> None:
+    fetched = replace(SAME, slot="main-cache", fetched_from="builds")
+    assert reason(fetched, wanted=NAMED).startswith(
+        "starts from the newest build of the fallback slot main-cache in the artifact store builds"
+    )
+
+
+def test_only_where_a_full_build_is_due_nothing_else_is_wanted() -> None:
+    def due(*bases: Base) -> bool:
+        return choose(WANTED, bases, HISTORY, SETTINGS, now=NOW).due
+
+    assert due(replace(SAME, depth=5))
+    assert not due()
+    assert not due(replace(SAME, quarantined="wrong"))

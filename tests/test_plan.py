@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import (
+    ArtifactStore,
     Builder,
     BuilderName,
     Cache,
@@ -483,3 +484,18 @@ def test_nothing_is_deleted_while_something_is_evaluated() -> None:
         desired(jobset(), caches=(GC_CACHE,)), observed(seen, caches={MAIN: cache}), now=NOW
     )
     assert found.actions == ()
+
+
+# --- Artifact stores -----------------------------------------------------------------------------
+
+
+def test_what_failed_wakes_when_it_is_tried_again_and_is_a_condition_while_it_is_declared() -> None:
+    faults = {("artifact-store", name, "not-written"): "no" for name in ("builds", "gone")}
+    stores = {"builds": ArtifactStore(name="builds", url="file:///srv/builds")}
+    found = plan(
+        replace(desired(), artifact_stores=stores),
+        observed(faults=faults, retry_at=(NOW - 1, NOW + 30, NOW + 60)),
+        now=NOW,
+    )
+    assert found.wake_at == NOW + 30
+    assert found.conditions == {("artifact-store", "builds", "not-written"): "no"}

@@ -15,7 +15,7 @@ import click
 from msgspec import Struct
 
 from reconciler import config
-from reconciler.binary_cache import reach
+from reconciler.binary_cache import open_objects, reach
 from reconciler.binary_cache.file_store import folder_of
 from reconciler.binary_cache.signing import read_secret_key, signing_keys
 from reconciler.build.probe import probe
@@ -26,7 +26,7 @@ from reconciler.cli.state import daemon
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, lasting, wrapped
 from reconciler.database.file import open_reader
 from reconciler.errors import ReconcilerError
-from reconciler.model import Builder, Cache, Desired
+from reconciler.model import ArtifactStore, Builder, Cache, Desired
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import local_endpoint
@@ -101,6 +101,7 @@ def examine(where: Settings) -> Iterator[Finding]:
     yield _daemon(where)
     for each in desired:
         yield from _caches(each)
+        yield from _artifact_stores(each)
         yield from _builders(each)
         yield from _hook(each, where)
 
@@ -247,6 +248,29 @@ def _file_cache(uri: str) -> str:
 
 def _remote_cache(cache: Cache, store_dir: str) -> str:
     return asyncio.run(reach(cache, store_dir=store_dir))
+
+
+def _artifact_stores(desired: Desired) -> Iterator[Finding]:
+    for store in desired.artifact_stores.values():
+        name = f"artifact store {store.name}"
+        if store.credentials_file is not None:
+            yield _try(f"{name}, credentials", partial(_secret, Path(store.credentials_file)))
+        if store.url.startswith("file:"):
+            yield _try(name, partial(_file_cache, store.url))
+        else:
+            yield _try(name, partial(_remote_store, store))
+
+
+def _remote_store(store: ArtifactStore) -> str:
+    async def ask() -> str:
+        objects = await open_objects(store.url, credentials_file=store.credentials_file)
+        try:
+            await objects.present(["anything"])
+        finally:
+            await objects.close()
+        return f"{store.url} answers"
+
+    return asyncio.run(ask())
 
 
 def _builders(desired: Desired) -> Iterator[Finding]:

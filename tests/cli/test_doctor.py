@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.binary_cache.servers import s3_credentials, s3_server
 from tests.cli.farm import check_schema
 from tests.nix.connection_daemons import newer_nix
 from tests.support.builders import TestBuilder, make_key
@@ -28,10 +29,16 @@ def big(store: PrivateStore) -> Iterator[TestBuilder]:
         yield builder
 
 
-def doctor(store: PrivateStore, builders: dict[str, Any], *, status: int) -> dict[str, Any]:
-    """What it finds of each builder."""
+def doctor(
+    store: PrivateStore,
+    builders: dict[str, Any],
+    *,
+    stores: dict[str, Any] | None = None,
+    status: int,
+) -> dict[str, Any]:
+    """What it finds of each builder and artifact store."""
     config = store.root / "farm.json"
-    config.write_text(json.dumps({"builders": builders}))
+    config.write_text(json.dumps({"builders": builders, "artifactStores": stores or {}}))
     argv = [sys.executable, "-m", "reconciler", "doctor", "--json", "--config", str(config)]
     argv += ["--state-dir", str(store.root / "farm")]
     environment = {**os.environ, **store.environment, "PYTHONPATH": str(PROJECT)}
@@ -42,7 +49,7 @@ def doctor(store: PrivateStore, builders: dict[str, Any], *, status: int) -> dic
     return {
         each["name"]: (each["verdict"], each["message"])
         for each in found["findings"]
-        if each["name"].startswith("builder")
+        if each["name"].startswith(("builder", "artifact store"))
     }
 
 
@@ -100,3 +107,26 @@ def test_a_builder_for_no_system_is_only_connected_to(
     verdict, message = found["builder big"]
     assert verdict == "warning"
     assert message.endswith("declared for no system: it gets no builds")
+
+
+def test_artifact_stores_are_tried(store: PrivateStore, tmp_path: Path) -> None:
+    keys = s3_credentials(tmp_path / "keys")
+    wrong = s3_credentials(tmp_path / "wrong", secret="of someone else")
+    keys.chmod(0o600)
+    wrong.chmod(0o600)
+    (tmp_path / "served/bucket").mkdir(parents=True)
+    with s3_server(tmp_path / "served") as server:
+        url = f"s3://bucket?endpoint={server.address}&scheme=http"
+        stores = {
+            "folder": {"url": f"file://{tmp_path}/folder"},
+            "right": {"url": url, "credentialsFile": str(keys)},
+            "wrong": {"url": url, "credentialsFile": str(wrong)},
+        }
+        found = doctor(store, {}, stores=stores, status=1)
+    assert found["artifact store folder"][0] == "good"
+    assert found["artifact store right"] == ("good", f"{url} answers")
+    assert found["artifact store right, credentials"][0] == "good"
+    verdict, message = found["artifact store wrong"]
+    assert verdict == "bad"
+    assert "denies access" in message or "the secret is not this key's" in message
+    assert "of someone else" not in str(found)
