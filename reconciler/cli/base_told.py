@@ -14,6 +14,7 @@ def build_json(found: BuildFacts) -> dict[str, Json]:
         "incremental": found.incremental,
         "base": found.base,
         "reason": found.reason,
+        "hidden": found.hidden,
         "audit": found.audit,
         "auditDetail": found.audit_detail,
     }
@@ -27,6 +28,8 @@ def sentence(database: Database, found: BuildFacts) -> str:
         told += f" (base {found.base}, depth {base[0].base.depth})"
     elif found.incremental:
         told += " (a base that is forgotten)"
+    if found.hidden and found.incremental:
+        told += "; the build was shown it, and its derivation names none"
     if found.audit is None:
         return told
     told += f"; audit: {found.audit}"

@@ -195,15 +195,15 @@ def _state(each: StoredBase, *, now: float) -> str:
     parts = []
     if each.base.quarantined is not None:
         parts.append(f"in quarantine: {one_line(each.base.quarantined)}")
+    if each.base.fetched_from is not None:
+        parts.append(f"from the artifact store {each.base.fetched_from}")
+    if each.shared_at is not None:
+        parts.append(f"shared in {each.bucket} {ago(each.shared_at, now)}")
     if each.audited_at is not None:
         parts.append(f"audited {ago(each.audited_at, now)}")
     if each.released_at is not None:
         parts.append(f"let go {ago(each.released_at, now)}")
     return "; ".join(parts) or "kept"
-    if each.base.fetched_from is not None:
-        parts.append(f"from the artifact store {each.base.fetched_from}")
-    if each.shared_at is not None:
-        parts.append(f"shared in {each.bucket} {ago(each.shared_at, now)}")
 
 
 def base_json(each: StoredBase) -> Json:
@@ -221,15 +221,15 @@ def base_json(each: StoredBase) -> Json:
         "depth": base.depth,
         "parent": each.parent,
         "origin": each.origin,
+        "slot": base.kept_as,
+        "bucket": each.bucket,
+        "fetchedFrom": base.fetched_from,
+        "sharedAt": each.shared_at,
         "fingerprint": base.fingerprint.digest,
         "canonical": each.canonical,
         "built": each.built,
         "createdAt": base.created_at,
         "fullAt": base.full_at,
-        "slot": base.kept_as,
-        "bucket": each.bucket,
-        "fetchedFrom": base.fetched_from,
-        "sharedAt": each.shared_at,
         "usedAt": each.used_at,
         "auditedAt": each.audited_at,
         "quarantine": base.quarantined,
@@ -310,6 +310,8 @@ def _explanation(
         yield f"    {base.path}"
         made = ago(base.base.created_at, now)
         yield f"    {format_size(base.size)}, {made}, {_state(base, now=now)}"
+        if found.hidden:
+            yield "    shown to the build, not named by the derivation"
     yield f"  built as {found.path}"
     if found.canonical != found.path:
         yield f"  in place of {found.canonical}"

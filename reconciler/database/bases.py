@@ -114,6 +114,8 @@ class BuildFacts(Struct, frozen=True, kw_only=True):
     incremental: bool
     base: int | None
     reason: str
+    hidden: bool
+    """Its derivation names no base: the build is shown it."""
     revision: str | None
     at: float
     audit: str | None
@@ -429,6 +431,7 @@ def explain(database: Database, derivation: int) -> list[BuildFacts]:
             incremental=row["mode"] == "incremental",
             base=row["base"],
             reason=row["reason"],
+            hidden=row["strategy"] == "hidden",
             revision=row["revision"],
             at=row["at"],
             audit=row["audit"],
