@@ -33,13 +33,20 @@ def trust_of(jobset: Jobset) -> Trust:
     return _trust(jobset, jobset.branch)
 
 
+def common_trust(jobset: Jobset) -> Trust:
+    """That of all branches of a jobset's source that are trusted, and of what artifact stores have:
+    untrusted ones do not write there.
+    """
+    return Trust(jobset.branch_of or jobset.name)
+
+
 def trusted_by(jobset: Jobset) -> frozenset[Trust]:
     """Whose bases the builds of a jobset may start from.
 
     Where no derivation names them, the outputs are at the paths of everybody's clean builds: what
     an untrusted branch builds there, too, may start from nothing but what a trusted one could.
     """
-    common = Trust(jobset.branch_of or jobset.name)
+    common = common_trust(jobset)
     if jobset.incremental.strategy is not Strategy.PURE:
         return frozenset({common})
     return frozenset({trust_of(jobset), common})
@@ -49,9 +56,11 @@ def as_declared(jobset: Jobset, bases: Iterable[Base]) -> list[Base]:
     """The bases of a jobset's source, as they are trusted now: a branch that is untrusted by now
     may have been trusted when it left them. What was not trusted then never is.
     """
-    common = Trust(jobset.branch_of or jobset.name)
+    common = common_trust(jobset)
     return [
-        replace(base, trust=_trust(jobset, base.branch)) if base.trust == common else base
+        replace(base, trust=_trust(jobset, base.branch))
+        if base.trust == common and base.fetched_from is None  # such a branch only asked for it
+        else base
         for base in bases
     ]
 

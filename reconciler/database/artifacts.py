@@ -174,8 +174,8 @@ def not_before(database: Database, slot: Slot) -> float | None:
     row = database.one(
         "SELECT CASE WHEN count(*) = count(b.released_at) THEN max(b.released_at) END"
         " FROM base b JOIN incremental_slot s ON s.id = b.slot JOIN jobset j ON j.id = s.jobset"
-        f" WHERE {incremental.THIS_SLOT}",
-        slot.key,
+        " WHERE (j.name, s.job, s.system) = (?, ?, ?)",
+        (slot.jobset, slot.job, slot.system),
     )
     assert row is not None
     return None if row[0] is None else float(row[0])

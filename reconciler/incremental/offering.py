@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from reconciler.bases import INTERMEDIATES, Choice, Fingerprint
-from reconciler.database import Database, audits, bases, incremental
+from reconciler.database import Database, audits, bases, incremental, observe
 from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
 from reconciler.database.ingest import known_builds
@@ -41,7 +41,7 @@ from reconciler.nix import derivation as derivation_file
 from reconciler.nix.expression import Given
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
-from reconciler.trust import trust_of
+from reconciler.trust import common_trust, trust_of
 
 
 class Offered(Struct, frozen=True, kw_only=True):
@@ -57,6 +57,8 @@ class Offered(Struct, frozen=True, kw_only=True):
     reason: str = ""
     hidden: bool = False
     """It is the canonical one, and its build is shown the base."""
+    found: bool = False
+    """It was built before, and nothing was recorded of it then."""
 
     @property
     def given(self) -> bool:
@@ -116,8 +118,17 @@ class Offering(Struct, frozen=True, kw_only=True):
                     reason=each.reason,
                     revision=self.locked.revision,
                     hidden=each.hidden,
+                    leaves=self._stage(each),
                 )
                 incremental.choose(self.database, self._slot(each.job), choice, now=now)
+
+    def _stage(self, offered: Offered) -> int | None:
+        """The first of two stages. What is there already was left by the second, too."""
+        if offered.hidden or offered.found or not decisions.takes_part(offered.job):
+            return None
+        first = decisions.first_stage(offered.job)
+        found = observe.derivation_ids(self.database, [] if first is None else [first])
+        return next(iter(found), None)
 
     def _slot(self, job: EvaluatedJob) -> Slot:
         return slot_of(self.jobset, job)
@@ -159,6 +170,7 @@ class Offering(Struct, frozen=True, kw_only=True):
                 canonical=job.drv_path,
                 fingerprint=fingerprint(basic_derivation.read(job.drv_path)),
                 reason="built in full: it was there already",
+                found=True,
             )
             for job in jobs
             if left.get(job.drv_path) in there
@@ -223,7 +235,7 @@ class Offering(Struct, frozen=True, kw_only=True):
         """The same, once artifact stores were asked for what no build here has left."""
         needs = [
             Need(
-                slot=self._slot(each.job),
+                slot=replace(self._slot(each.job), trust=common_trust(self.jobset)),
                 canonical=each.job.drv_path,
                 fingerprint=each.fingerprint,
                 policy=each.policy,

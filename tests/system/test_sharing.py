@@ -206,15 +206,19 @@ def test_who_may_not_read_or_write_does_not(farms: Farms) -> None:
 
 def test_an_untrusted_branch_reads_and_does_not_write(farms: Farms) -> None:
     """Its expressions could name the slot of another."""
-    repository = farms.repository
-    repository.branch("fork")
-    git = {"url": repository.url, "branches": ["main", "fork"]}
+    farms.share()
+    farms.run()
+    farms.repository.branch("fork")
+    farms.edit(1, 5)
+    git = {"url": farms.repository.url, "branches": ["fork"]}
     farms.source = {"git": git, "file": "release.nix"}
     farms.share(untrusted=["fork"])
+    farms.move_to("second")
+    assert farms.compiled() == ["unit1.c"]
+    assert farms.sharers() == ["it"]
+    farms.share()
     farms.run()
-    assert [json.loads(each.read_text())["jobset"] for each in farms.objects(".json")] == [
-        "it@main"
-    ]
+    assert farms.sharers() == ["it", "it@fork"]
 
 
 def test_a_bucket_that_is_not_declared_is_one_condition(farms: Farms) -> None:
