@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -27,6 +28,8 @@ async def push(paths: list[StorePath], uri: str, *, again: bool) -> float:
     cache = config.parse(json.dumps(document).encode(), name="bench").caches[CacheName("bench")]
     store = Store(local_endpoint(dict(os.environ)), Path("nowhere"))
     upstreams = Upstreams(None)
+    if uri.startswith("s3:"):
+        importlib.import_module("reconciler.binary_cache.s3_store")  # a daemon does it once
     began = time.perf_counter()
     while paths:
         batch, rest = paths[:PUSH_BATCH], paths[PUSH_BATCH:]

@@ -7,6 +7,7 @@ others pushed, and what that refers to, stays.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -57,6 +58,9 @@ async def delete(
     used = {entry.url for digits, entry in entries.items() if digits not in doomed}
     await _remove(store, {entries[digits].url for digits in doomed} - used)
     await _remove(store, await _abandoned(store, used))
+    if store.for_sources is not None:
+        with contextlib.suppress(CacheError):  # not every key is allowed to; rules of S3 do it too
+            await store.for_sources.give_up(before=time.time() - ABANDONED_AGE)
     return frozenset(free)
 
 

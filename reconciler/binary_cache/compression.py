@@ -17,6 +17,8 @@ from reconciler.model import Compression
 _PIECE = 1024
 """How much is decompressed at once: a block of zstd may grow to 128 KiB out of 4 bytes."""
 _GROWN = 1024 * 1024
+_LEVEL = 3
+"""Of zstd: its own default, which is Nix's too."""
 
 
 class Compressor(Protocol):
@@ -47,7 +49,29 @@ class Encoder:
 
     def __init__(self, compression: Compression) -> None:
         self.compression = compression
-        self._zstd = zstandard.ZstdCompressor() if compression is Compression.ZSTD else None
+        self._zstd = None
+        if compression is Compression.ZSTD:
+            self._zstd = zstandard.ZstdCompressor(level=_LEVEL)
+
+    @property
+    def recipe(self) -> str:
+        """What decides, beside the bytes that go in, on those that come out."""
+        match self.compression:
+            case Compression.NONE:
+                return "as it is"
+            case Compression.ZSTD:
+                version = ".".join(map(str, zstandard.ZSTD_VERSION))
+                return f"zstd {version} level {_LEVEL}"
+            case Compression.XZ:
+                return f"xz preset {lzma.PRESET_DEFAULT}"
+            case _:
+                assert_never(self.compression)
+
+    def at_most(self, size: int) -> int:
+        """How long a stream of `size` bytes may become: what does not compress is put between
+        marks, a few bytes for each 64 KiB at the least.
+        """
+        return size + size // 4096 + 4096
 
     def begin(self, size: int) -> Compressor:
         """A new stream of exactly `size` bytes: a short one needs short tables only."""

@@ -81,6 +81,11 @@ class FileStore:
         """Everything is renamed to its place."""
         return True
 
+    @property
+    def for_sources(self) -> None:
+        """An object is a file in `staging` first anyway."""
+        return
+
     async def present(self, names: Collection[str]) -> set[str]:
         """Look for each."""
         return await self._in_thread(lambda: {name for name in names if self._exists(name)})

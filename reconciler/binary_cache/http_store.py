@@ -89,6 +89,11 @@ class HttpStore(RemoteStore):
         """Not every server: see the module's text."""
         return False
 
+    @property
+    def for_sources(self) -> None:
+        """HTTP has no parts: what broke off would have to be made again from its beginning."""
+        return
+
     def _disconnect(self) -> None:
         self._pool.clear()
 

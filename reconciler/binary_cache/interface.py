@@ -138,6 +138,14 @@ class BinaryCache(Protocol):
         ...
 
 
+class Source(Protocol):
+    """An object's bytes, made while they are read."""
+
+    async def read(self, size: int, /) -> bytes | bytearray:
+        """The next bytes, so many unless the object ends before; none at its end."""
+        ...
+
+
 class ObjectStore(Protocol):
     """Named bytes, written once and whole. Names are relative paths (`nar/….nar.zst`)."""
 
@@ -177,10 +185,33 @@ class ObjectStore(Protocol):
         """
         ...
 
+    @property
+    def for_sources(self) -> SourceStore | None:
+        """Itself, where it can write an object while that is made."""
+        ...
+
     async def delete(self, names: Collection[str]) -> dict[str, str]:
         """Delete objects, if they are there; what could not be deleted, with the reason."""
         ...
 
     async def close(self) -> None:
         """Remove `staging` and let go of connections."""
+        ...
+
+
+class SourceStore(Protocol):
+    """What more a store of objects can do that takes them in parts."""
+
+    async def put_source(self, name: str, source: Source, *, at_most: int) -> None:
+        """Write an object of at most so many bytes while it is made: it appears in whole or not at
+        all, and is durable when this returns. Memory stays bounded.
+
+        Raises CacheError where it cannot be written, and whatever the source raises.
+        """
+        ...
+
+    async def give_up(self, *, before: float) -> None:
+        """Remove what is there of objects whose writing began before that time, in seconds since
+        1970, and never ended. CacheError where that fails.
+        """
         ...

@@ -18,12 +18,13 @@ from msgspec import Struct, field
 
 from reconciler.binary_cache import collection, realisation
 from reconciler.binary_cache.compression import Encoder
-from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport
+from reconciler.binary_cache.interface import Finding, ObjectStore, PushReport, SourceStore
 from reconciler.binary_cache.narinfo import NarInfo, hash_of, narinfo_name, render
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.order import first_absent, hold_back, reference_levels
-from reconciler.binary_cache.packing import PackedNar, Packer, pack
+from reconciler.binary_cache.packing import PackedNar, StagedNar, StagingPacker, pack
 from reconciler.binary_cache.signing import SecretKey, signatures
+from reconciler.binary_cache.streaming import NarSource
 from reconciler.binary_cache.verification import Verifier
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Compression, PathInfo, StorePath
@@ -197,7 +198,25 @@ class NarCache:
     # --- NARs ------------------------------------------------------------------------------
 
     async def _upload_group(self, group: Sequence[PathInfo], upload: _Upload) -> None:
-        packed: list[PackedNar] = []
+        into, first = self._store.for_sources, group[0]
+        if into is None or first.nar_size <= GROUP_SIZE:
+            await self._send_packed(group, upload)
+            return
+        with upload.judging(first.path):  # a large one is alone
+            upload.ready[first.path] = await self._send_packing(first, into, upload)
+
+    async def _send_packing(self, info: PathInfo, into: SourceStore, upload: _Upload) -> PackedNar:
+        """Send a NAR while it is packed."""
+        encoder = Encoder(self._compression)
+        async with NarSource(info, upload.nars, encoder, upload.stop) as source:
+            if await self._there({source.name} if info.path not in upload.replace else ()):
+                await source.read_all()
+            else:
+                await into.put_source(source.name, source, at_most=encoder.at_most(info.nar_size))
+            return source.packed()
+
+    async def _send_packed(self, group: Sequence[PathInfo], upload: _Upload) -> None:
+        packed: list[StagedNar] = []
         match upload.nars:
             case LocalNars() as local:
                 packed = await asyncio.to_thread(self._pack_local, group, local, upload)
@@ -213,7 +232,9 @@ class NarCache:
                 nar.file.unlink()
             else:
                 objects[nar.name] = nar.file
-        for name in await self._there(packed, upload.replace):
+        large = {nar.name for nar in packed if nar.file_size >= WORTH_ASKING}
+        large -= {nar.name for nar in packed if nar.info.path in upload.replace}
+        for name in await self._there(large):
             packed_file = objects.pop(name)
             assert isinstance(packed_file, Path)
             packed_file.unlink()
@@ -224,24 +245,20 @@ class NarCache:
             else:
                 upload.ready[nar.info.path] = nar
 
-    async def _there(
-        self, packed: Iterable[PackedNar], replace: Collection[StorePath]
-    ) -> Collection[str]:
+    async def _there(self, names: Collection[str]) -> Collection[str]:
         """Large NARs that are there already: their narinfo failed, or the daemon was killed, before
         it was written. A small one is sent as quickly as it is asked for.
         """
-        if not self._store.shows_whole:
+        if not names or not self._store.shows_whole:
             return ()
-        large = {nar.name for nar in packed if nar.file_size >= WORTH_ASKING}
-        large -= {nar.name for nar in packed if nar.info.path in replace}
         try:
-            return await self._store.present(large) if large else ()
+            return await self._store.present(names)
         except CacheError:  # then sending will tell
             return ()
 
     def _pack_local(
         self, group: Sequence[PathInfo], nars: LocalNars, upload: _Upload
-    ) -> list[PackedNar]:
+    ) -> list[StagedNar]:
         encoder = Encoder(self._compression)
         packed = []
         for info in group:
@@ -250,9 +267,9 @@ class NarCache:
                 packed.append(pack(chunks, info, self._store.staging, encoder, upload.stop))
         return packed
 
-    async def _pack_streamed(self, info: PathInfo, nars: StreamedNars) -> PackedNar:
+    async def _pack_streamed(self, info: PathInfo, nars: StreamedNars) -> StagedNar:
         buffer = bytearray()
-        with Packer(info, self._store.staging, Encoder(self._compression)) as packer:
+        with StagingPacker(info, self._store.staging, Encoder(self._compression)) as packer:
             async with aclosing(nars.stream(info.path)) as chunks:
                 async for chunk in chunks:
                     buffer += chunk

@@ -13,38 +13,35 @@ import functools
 import hashlib
 import io
 import itertools
-import threading
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from reconciler.binary_cache.interface import Source, SourceStore
 from reconciler.binary_cache.remote import (
     PATIENCE,
-    THREADS,
     Reader,
     Remote,
     RemoteStore,
     TransientError,
     UnusableError,
-    authorities,
     content_type,
     together,
 )
-from reconciler.binary_cache.s3_address import S3Address, address_of, read_credentials
+from reconciler.binary_cache.s3_address import S3Address, address_of
+from reconciler.binary_cache.s3_client import connect
 from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
 from reconciler.binary_cache.traffic import Traffic
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from botocore.awsrequest import AWSRequest
-    from botocore.loaders import Loader
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
@@ -55,11 +52,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PART = 8 * 1024 * 1024
-"""Larger objects go up in parts of this size, or larger: S3 takes `_MAX_PARTS` at most."""
+_PART = 5 * 1024 * 1024
+"""Larger objects go up in parts of this size, the least that S3 takes, or larger: it takes
+`_MAX_PARTS` at most. All but the last are alike, which some servers insist on."""
 _MAX_PARTS = 10_000
 _PARALLEL_PARTS = 4
-"""Each is held in memory while it is sent."""
+"""Of all objects together: each is held in memory while it is made and sent."""
 _FEW = 40
 """As many questions for one object each cost as much as a page of a listing: measured, 1.1 ms of
 our time for one, 42 ms for a page of a thousand names."""
@@ -69,9 +67,6 @@ full batch of pushes is more: one page, where little is there, for 200 questions
 _WALKS = 4
 """A listing is one page after the other; so many parts of it are read at once. Each ends with a
 page that may hold little: measured, twice as many take half as much time again."""
-
-_sessions = threading.Lock()
-"""boto3's sessions may make only one client at a time."""
 
 
 class S3Store(RemoteStore):
@@ -94,7 +89,7 @@ class S3Store(RemoteStore):
     ) -> S3Store:
         """Make ready; the bucket itself is asked for with the first request."""
         address = address_of(uri)
-        client = await asyncio.to_thread(_connect, address, credentials_file, patience)
+        client = await asyncio.to_thread(connect, address, credentials_file, patience)
         _when_signed(client)
         return cls(address, client, Remote(uri, traffic))
 
@@ -102,6 +97,11 @@ class S3Store(RemoteStore):
     def shows_whole(self) -> bool:
         """S3 knows no half an object."""
         return True
+
+    @property
+    def for_sources(self) -> SourceStore:
+        """It takes parts, each of which is sent again where its transfer fails."""
+        return self
 
     def _disconnect(self) -> None:
         self._client.close()
@@ -228,21 +228,34 @@ class S3Store(RemoteStore):
         if isinstance(content, Path):
             size = (await asyncio.to_thread(content.stat)).st_size
             if size > _PART:
-                await self._send_parts(name, content, size)
+                with await asyncio.to_thread(content.open, "rb") as file:
+                    await self.put_source(name, _FileSource(file), at_most=size)
                 return
-        await self._run(lambda: self._put(name, content))
+            content = await asyncio.to_thread(content.read_bytes)
+        await self._put_whole(name, content)
 
-    def _put(self, name: str, content: bytes | Path) -> None:
-        body = content.read_bytes() if isinstance(content, Path) else content
-        self._client.put_object(
-            Bucket=self._address.bucket,
-            Key=self._key(name),
-            Body=self._paced(body),
-            ContentMD5=_md5(body),
-            ContentType=content_type(name),
+    async def _put_whole(self, name: str, body: bytes | bytearray) -> None:
+        await self._run(
+            lambda: self._client.put_object(
+                Bucket=self._address.bucket,
+                Key=self._key(name),
+                Body=self._paced(body),
+                ContentMD5=_md5(body),
+                ContentType=content_type(name),
+            )
         )
 
-    async def _send_parts(self, name: str, file: Path, size: int) -> None:
+    async def put_source(self, name: str, source: Source, *, at_most: int) -> None:
+        """Send it in parts; in one request where it proves no larger than one of them."""
+        size = max(_PART, -(-at_most // _MAX_PARTS))
+        async with self._parts:
+            first = await source.read(size)
+            if len(first) < size:
+                await self._put_whole(name, first)
+                return
+        await self._send_parts(name, _Begun(first, source), size)
+
+    async def _send_parts(self, name: str, source: Source, part_size: int) -> None:
         bucket, key, client = self._address.bucket, self._key(name), self._client
         begun = await self._run(
             lambda: client.create_multipart_upload(
@@ -251,7 +264,7 @@ class S3Store(RemoteStore):
         )
         upload = begun["UploadId"]
         try:
-            parts = await self._upload_parts(key, upload, file, size)
+            parts, size = await self._upload_parts(key, upload, source, part_size)
             await self._run(lambda: self._complete(key, upload, parts, size))
         except BaseException:
             # What is not put together is kept, and paid for, until it is given up.
@@ -262,32 +275,44 @@ class S3Store(RemoteStore):
             raise
 
     async def _upload_parts(
-        self, key: str, upload: str, file: Path, size: int
-    ) -> list[CompletedPartTypeDef]:
-        part_size = max(_PART, -(-size // _MAX_PARTS))
+        self, key: str, upload: str, source: Source, part_size: int
+    ) -> tuple[list[CompletedPartTypeDef], int]:
+        """Send the parts, some at once, each read when there is room for it; and their size."""
         parts: dict[int, CompletedPartTypeDef] = {}
+        sizes: list[int] = []
+        turn = asyncio.Lock()
 
-        def send(number: int) -> str:
-            with file.open("rb", buffering=0) as source:
-                source.seek((number - 1) * part_size)
-                body = source.read(part_size)
-            answer = self._client.upload_part(
-                Bucket=self._address.bucket,
-                Key=key,
-                UploadId=upload,
-                PartNumber=number,
-                Body=self._paced(body),
-                ContentMD5=_md5(body),
-            )
-            return answer["ETag"]
+        async def one() -> bool:
+            async with contextlib.AsyncExitStack() as room:
+                async with turn:
+                    await room.enter_async_context(self._parts)
+                    body = await source.read(part_size)
+                    sizes.append(len(body))
+                    number = len(sizes)
+                if body:
+                    request = functools.partial(self._upload_part, key, upload, number, body)
+                    parts[number] = await self._run(request)
+                return bool(body)
 
-        async def one(number: int) -> None:
-            async with self._parts:
-                tag = await self._run(lambda: send(number))
-            parts[number] = {"PartNumber": number, "ETag": tag}
+        async def work() -> None:
+            while await one():  # between two, no part is held
+                pass
 
-        await together(one(number) for number in range(1, -(-size // part_size) + 1))
-        return [parts[number] for number in sorted(parts)]
+        await together(work() for _ in range(_PARALLEL_PARTS))
+        return [parts[number] for number in sorted(parts)], sum(sizes)
+
+    def _upload_part(
+        self, key: str, upload: str, number: int, body: bytes | bytearray
+    ) -> CompletedPartTypeDef:
+        answer = self._client.upload_part(
+            Bucket=self._address.bucket,
+            Key=key,
+            UploadId=upload,
+            PartNumber=number,
+            Body=self._paced(body),
+            ContentMD5=_md5(body),
+        )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def _complete(
         self, key: str, upload: str, parts: Sequence[CompletedPartTypeDef], size: int
@@ -304,17 +329,34 @@ class S3Store(RemoteStore):
             if client.head_object(Bucket=bucket, Key=key)["ContentLength"] != size:
                 raise
 
+    async def give_up(self, *, before: float) -> None:
+        """Have uploads in parts that were cut off forgotten: they are paid for."""
+        bucket, client = self._address.bucket, self._client
+        found = await self._run(
+            lambda: client.list_multipart_uploads(Bucket=bucket, Prefix=self._address.prefix)
+        )
+        for each in found.get("Uploads", ()):
+            if each["Initiated"].timestamp() < before:
+                abort = functools.partial(
+                    client.abort_multipart_upload,
+                    Bucket=bucket,
+                    Key=each["Key"],
+                    UploadId=each["UploadId"],
+                )
+                await self._run(abort)
+
     async def _remove(self, name: str) -> None:
         bucket, key = self._address.bucket, self._key(name)
         await self._run(lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     # --- Helpers ---------------------------------------------------------------------------
 
-    def _paced(self, body: bytes) -> bytes | _PacedBody:
+    def _paced(self, body: bytes | bytearray) -> bytes | _PacedBody:
         if self._remote.traffic.limit is not None:
             return _PacedBody(body, self._remote)
         self._remote.admit(len(body))
-        return body
+        # botocore takes both, whatever its types say; bytes it copies behind the headers.
+        return cast("bytes", body)
 
     def _key(self, name: str) -> str:
         return self._address.prefix + name
@@ -343,7 +385,7 @@ class _PacedBody(io.BytesIO):
     to be signed.
     """
 
-    def __init__(self, body: bytes, remote: Remote) -> None:
+    def __init__(self, body: bytes | bytearray, remote: Remote) -> None:
         super().__init__(body)
         self._remote = remote
         self.being_sent = False
@@ -370,6 +412,28 @@ def _when_signed(client: S3Client) -> None:
 
     client.meta.events.register_first("request-created.s3", tell(being_sent=False))
     client.meta.events.register_last("request-created.s3", tell(being_sent=True))
+
+
+class _FileSource:
+    """A file, read piece by piece."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    async def read(self, size: int) -> bytes:
+        return await asyncio.to_thread(self._file.read, size)
+
+
+class _Begun:
+    """A source of which something was read already."""
+
+    def __init__(self, first: bytes | bytearray, rest: Source) -> None:
+        self._first = first
+        self._rest = rest
+
+    async def read(self, size: int) -> bytes | bytearray:
+        first, self._first = self._first, b""
+        return first or await self._rest.read(size)
 
 
 class _Page(Struct, frozen=True, kw_only=True):
@@ -413,65 +477,6 @@ def _slices(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[start : start + size]
 
 
-def _md5(body: bytes) -> str:
+def _md5(body: bytes | bytearray) -> str:
     """What makes the server refuse a body that changed on its way; older ones know no other."""
     return b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-
-
-# --- Connecting ----------------------------------------------------------------------------
-
-
-@functools.cache
-def _shared_session() -> boto3.Session:
-    """It holds the descriptions of S3, which take 50 ms to read; no keys."""
-    return boto3.Session()
-
-
-def _new_session(profile: str | None) -> boto3.Session:
-    """One that looks for keys anew, with the descriptions that were read before."""
-    descriptions = _descriptions()
-    session = botocore.session.Session()
-    session.register_component("data_loader", descriptions)
-    made = boto3.Session(botocore_session=session, profile_name=profile)
-    # Each session adds the folder of boto3's own once more.
-    descriptions.search_paths[:] = dict.fromkeys(descriptions.search_paths)
-    return made
-
-
-@functools.cache
-def _descriptions() -> Loader:
-    loader: Loader = botocore.session.Session().get_component("data_loader")
-    return loader
-
-
-def _connect(address: S3Address, credentials_file: Path | None, patience: float) -> S3Client:
-    config = Config(
-        connect_timeout=min(patience, 10.0),
-        read_timeout=patience,
-        max_pool_connections=THREADS,
-        retries={"total_max_attempts": 1},  # ours are better: they honour Retry-After
-        s3={"addressing_style": address.style},
-        # Servers other than Amazon's refuse the newer checksums; ours are in Content-MD5.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    with _sessions:
-        try:
-            if credentials_file is None:
-                session, keys = _new_session(address.profile), None
-            else:
-                keys = read_credentials(credentials_file, profile=address.profile)
-                session = _shared_session()
-            return session.client(
-                "s3",
-                region_name=address.region,
-                endpoint_url=address.endpoint,
-                use_ssl=address.secure,
-                verify=authorities(),
-                aws_access_key_id=None if keys is None else keys.key_id,
-                aws_secret_access_key=None if keys is None else keys.secret,
-                aws_session_token=None if keys is None else keys.token,
-                config=config,
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise UnusableError(f"{address.uri}: {error}") from error

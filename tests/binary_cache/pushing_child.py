@@ -1,7 +1,8 @@
 """A process that pushes what it reads from standard input, for tests that kill it.
 
-Arguments: the cache's folder, the store's, and the path (or nothing) whose NAR comes to a halt
-half way, which is then said on standard output.
+Arguments: the cache's folder, or its URI and file of credentials with a space between; the store's
+folder; and the path (or nothing) whose NAR comes to a halt half way, which is then said on standard
+output.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from reconciler.binary_cache import LocalNars, StreamedNars, open_cache
 from reconciler.model import PathInfo, StorePath
-from tests.binary_cache.support import declare
+from tests.binary_cache.support import declare, declared_at
 
 
-async def main(folder: Path, store_dir: Path, stalls_at: str) -> None:
+async def main(place: str, store_dir: Path, stalls_at: str) -> None:
+    uri, _, credentials = place.partition(" ")
+    cache = declared_at(uri, credentials=Path(credentials)) if credentials else declare(Path(place))
     given = json.load(sys.stdin)
     infos = [PathInfo(**{**info, "references": tuple(info["references"])}) for info in given]
     local = LocalNars(store_dir)
@@ -32,9 +35,9 @@ async def main(folder: Path, store_dir: Path, stalls_at: str) -> None:
             yield chunk
 
     nars = StreamedNars(stalling) if stalls_at else local
-    async with open_cache(declare(folder), store_dir=str(store_dir)) as cache:
-        await cache.push(infos, nars)
+    async with open_cache(cache, store_dir=str(store_dir)) as opened:
+        await opened.push(infos, nars)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
