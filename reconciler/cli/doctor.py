@@ -26,6 +26,7 @@ from reconciler.cli.state import daemon
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, lasting, wrapped
 from reconciler.database.file import open_reader
 from reconciler.errors import ReconcilerError
+from reconciler.incremental.artifacts import ANY
 from reconciler.model import ArtifactStore, Builder, Cache, Desired
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.connection import Connection
@@ -265,7 +266,7 @@ def _remote_store(store: ArtifactStore) -> str:
     async def ask() -> str:
         objects = await open_objects(store.url, credentials_file=store.credentials_file)
         try:
-            await objects.present(["anything"])
+            await objects.present([ANY])
         finally:
             await objects.close()
         return f"{store.url} answers"

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 FORMAT = 1
+ANY = "anything"
+"""A name that is only asked for to have an answer."""
 _DESCRIBED = ".json"
 _PACKED = ".nar.zst"
 _LONGEST_DESCRIPTION = 64 * 1024

@@ -245,6 +245,7 @@ class Offering(Struct, frozen=True, kw_only=True):
             if each.choice.base is None and not each.choice.due and each.policy.bucket is not None
         ]
         if not needs or not self.jobset.incremental.share_read:
+            await self.sharing.look_again()
             return decided, kept
         brought, reasons = await self.sharing.bring(needs, self.jobset.incremental)
         if brought:

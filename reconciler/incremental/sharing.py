@@ -68,7 +68,13 @@ class Sharing(Struct, kw_only=True):
     stores: Mapping[str, ArtifactStore] = field(default_factory=dict)
     """By name, as they are declared now."""
     silent: dict[str, float] = field(default_factory=dict)
-    """By address: until when it is not asked."""
+    """By address of those that did not answer: until when they are not asked."""
+
+    async def look_again(self) -> None:
+        """See whether those that did not answer do now, although nothing is wanted of them."""
+        for store in self.stores.values():
+            if time.monotonic() >= self.silent.get(store.url, time.monotonic() + 1):
+                await self._from(store, (), Incremental())
 
     async def bring(
         self, needs: Iterable[Need], settings: Incremental
@@ -107,6 +113,8 @@ class Sharing(Struct, kw_only=True):
         fault: str | None = None
         try:
             async with asyncio.timeout(PATIENCE), artifacts.opened(store) as objects:
+                if not open_:
+                    await objects.present([artifacts.ANY])
                 for job, need in open_.items():
                     why = await self._one(store, objects, need, settings)
                     if why is not None:
@@ -116,6 +124,7 @@ class Sharing(Struct, kw_only=True):
             fault = str(error)
         except TimeoutError:
             fault = f"{store.url} took longer than {PATIENCE:.0f} s"
+        self.silent.pop(store.url, None)
         if fault is not None:
             self.silent[store.url] = time.monotonic() + LEFT_ALONE
             reasons |= dict.fromkeys(open_, fault)

@@ -464,11 +464,17 @@ async def test_a_store_that_does_not_answer_is_told_and_left_alone_for_a_while(
     assert farms.told == [said.removeprefix("the artifact store builds: ")]
     assert await farms.bring() == "the artifact store builds: it did not answer lately"
     assert len(farms.told) == 1
-    farms.sharing.silent.clear()
+    await farms.sharing.look_again()
+    assert len(farms.told) == 1
+    farms.sharing.silent[farms.store.url] = 0.0
+    await farms.sharing.look_again()
+    assert farms.told[1] == farms.told[0]
     farms.folder.unlink()
     farms.folder.with_name("away").rename(farms.folder)
+    farms.sharing.silent[farms.store.url] = 0.0
+    await farms.sharing.look_again()
+    assert farms.told[2:] == [None]
     assert await farms.bring() is None
-    assert farms.told[1:] == [None]
 
 
 async def test_a_store_that_is_not_declared(farms: Farms) -> None:

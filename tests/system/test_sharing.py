@@ -19,6 +19,7 @@ import pytest
 
 from tests.binary_cache.servers import KEY_ID, SECRET, Server, s3_credentials, s3_server
 from tests.support.private_store import PrivateStore
+from tests.support.shown import install, mounted
 from tests.support.trial import Trial
 from tests.system.test_incremental import RELEASE, UNITS, Project
 
@@ -55,6 +56,8 @@ class Farms(Project):
         self.declare(**incremental)
         document = json.loads(self.trial.config.read_text())
         document["artifactStores"] = self.stores
+        if "strategy" in incremental:
+            document["jobsets"]["it"]["caches"] = []  # or there would be audits
         self.trial.document(document)
 
     def move_to(self, machine: str) -> None:
@@ -219,6 +222,21 @@ def test_an_untrusted_branch_reads_and_does_not_write(farms: Farms) -> None:
     farms.share()
     farms.run()
     assert farms.sharers() == ["it", "it@fork"]
+
+
+def test_hidden_bases_come_from_there_too(farms: Farms) -> None:
+    named = release(slot="app-main", bucket="builds")
+    hidden = named.replace("    base = incrementalBases.app or null;\n", "")
+    farms.commit("release.nix", hidden.replace("{ incrementalBases ? { } }:\n", ""))
+    farms.share(strategy="hidden")
+    farms.run()
+    farms.edit(1, 5)
+    farms.move_to("second")
+    view = install(farms.trial)
+    with mounted(farms.trial.store.store_dir, view, options="bind,ro"):
+        assert farms.compiled() == ["unit1.c"]
+    assert "in the artifact store builds" in farms.reason()
+    assert farms.trial.conditions() == {}
 
 
 def test_a_bucket_that_is_not_declared_is_one_condition(farms: Farms) -> None:
