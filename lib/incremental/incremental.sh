@@ -275,6 +275,12 @@ incremental_restore() (
     artifact_time=$(incremental_artifact_time "$now")
     find "$incremental_base/tree" -mindepth 1 -printf '%P\0' | xargs -0 -r touch -h -c -d "@$artifact_time" --
     incremental_age_sources
+    # Between the two: what had changed already when the base failed to compile, and what it did make of that.
+    base=$incremental_base
+    if [ -f "$base/pending" ]; then
+        cat "$base/pending" "$base/remade" |
+            incremental_each touch -h -c -d "@$((now - 1))" --
+    fi
     cat "$state/changed" "$state/added" |
         incremental_each touch -h -c -d "@$now" --
 )
@@ -388,6 +394,7 @@ incremental_save() {
     sed -n "s/^f$incremental_tab//p" "$incremental_state/artifacts" |
         incremental_each cp -dR --preserve=mode,links --parents -t "$intermediates/tree" --
     cp "$incremental_state/sources" "$intermediates/sources"
+    if [ "$1" != 0 ] && [ -z "$incremental_reason" ]; then incremental_save_pending; fi
     {
         printf 'format 1\nsystem %s\nroot %s\n' "${system:-}" "$incremental_root"
         printf 'environment %s\nstatus %s\n' "$incremental_environment" "$1"
@@ -398,6 +405,19 @@ incremental_save() {
     else
         incremental_save_nothing
     fi
+}
+
+# What was restored and not made again, because something failed before, is as old as the base: the sources
+# that changed since stay changed, but for what was made of them.
+incremental_save_pending() {
+    {
+        if [ -f "$incremental_base/pending" ]; then cat "$incremental_base/pending"; fi
+        cat "$incremental_state/changed" "$incremental_state/added"
+    } | LC_ALL=C sort -u >"$intermediates/pending"
+    find . -mindepth 1 -newer "$incremental_state/stamp" -printf '%P\n' | LC_ALL=C awk -F '\t' '
+        FILENAME == ARGV[1] { if ($1 == "f") artifact[$2]; next }
+        $0 in artifact
+    ' "$incremental_state/artifacts" - | LC_ALL=C sort >"$intermediates/remade"
 }
 
 # Print why what was saved must not be a base.

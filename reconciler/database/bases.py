@@ -278,6 +278,9 @@ def _slot(row: Row) -> Slot:
 
 # --- What builds left --------------------------------------------------------------------------
 
+STAGE = "coalesce(c.leaves, c.derivation)"
+"""Of a row `c` of build_base: the derivation whose intermediates later builds start from."""
+
 IN_FORCE = (
     "EXISTS (SELECT 1 FROM job JOIN evaluation e ON e.id = job.evaluation"
     " WHERE job.derivation = c.derivation AND e.state IN ('running', 'succeeded'))"
@@ -291,8 +294,9 @@ def left(database: Database) -> list[Left]:
         "SELECT c.*, d.path, d.name, o.path AS intermediates, f.parts, s.job, s.system, s.branch,"
         " s.trust, j.name AS jobset FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN fingerprint f ON f.digest = c.fingerprint"
-        " JOIN derivation d ON d.id = c.derivation JOIN build b ON b.derivation = c.derivation"
-        " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
+        " JOIN derivation d ON d.id = c.derivation"
+        f" JOIN build b ON b.derivation = {STAGE}"
+        f" JOIN output o ON o.derivation = {STAGE} AND o.name = ?"
         " WHERE c.refused IS NULL AND o.path IS NOT NULL AND j.removed_at IS NULL"
         " AND b.state IN ('succeeded', 'substituted') AND NOT EXISTS"
         " (SELECT 1 FROM base WHERE base.slot = c.slot AND base.built = d.path)"
@@ -318,8 +322,8 @@ def left(database: Database) -> list[Left]:
 def taking_part(database: Database, derivations: Iterable[int]) -> frozenset[int]:
     """Those of the derivations that leave intermediates for later builds."""
     rows = database.query(
-        "SELECT DISTINCT derivation FROM build_base"
-        " WHERE derivation IN (SELECT value FROM json_each(?))",
+        "SELECT derivation FROM build_base WHERE derivation IN (SELECT value FROM json_each(?1))"
+        " UNION SELECT leaves FROM build_base WHERE leaves IN (SELECT value FROM json_each(?1))",
         (json.dumps(list(derivations)),),
     )
     return frozenset(row[0] for row in rows)
@@ -330,13 +334,13 @@ def fallen(database: Database) -> list[Fallen]:
     rows = database.query(
         "SELECT j.name AS jobset, s.job, c.derivation, c.base, EXISTS"
         " (SELECT 1 FROM input i JOIN output o ON o.derivation = i.input"
-        "  JOIN build ib ON ib.derivation = i.input WHERE i.derivation = c.derivation"
+        f"  JOIN build ib ON ib.derivation = i.input WHERE i.derivation = {STAGE}"
         # Nix fails to fetch it, which for any other would be tried again and again.
         f"  AND o.path = base.path AND (ib.state IN {FAILED} OR ib.failures > 0)) AS lost,"
-        f" b.state IN {FAILED} AS own"
+        f" b.state IN {FAILED} OR first.state IN {FAILED} AS own"
         " FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
-        " LEFT JOIN base ON base.id = c.base"
+        f" JOIN build first ON first.derivation = {STAGE} LEFT JOIN base ON base.id = c.base"
         f" WHERE c.mode = 'incremental' AND (lost OR own) AND j.removed_at IS NULL AND {IN_FORCE}"
     )
     return [
@@ -355,7 +359,7 @@ def failed_instead(database: Database, slot: Slot, canonical: DrvPath) -> bool:
     """Whether a derivation with a base, in place of a canonical one, was tried and failed."""
     row = database.one(
         "SELECT 1 FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
-        " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
+        f" JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation IN (c.derivation, {STAGE})"
         " WHERE c.canonical = ? AND c.mode = 'incremental'"
         f" AND {THIS_SLOT}"
         f" AND b.state IN {FAILED} LIMIT 1",
@@ -364,17 +368,19 @@ def failed_instead(database: Database, slot: Slot, canonical: DrvPath) -> bool:
     return row is not None
 
 
-def suspects(database: Database, canonical: DrvPath) -> list[int]:
-    """The bases from which a build failed that was good without."""
-    rows = database.query(
-        "SELECT DISTINCT c.base FROM build_base c JOIN build b ON b.derivation = c.derivation"
-        " JOIN base ON base.id = c.base WHERE c.canonical = ?1 AND c.mode = 'incremental'"
-        f" AND b.state IN {FAILED} AND base.quarantined_at IS NULL AND {TRUSTED_ALIKE}"
-        " UNION SELECT c.failed_from FROM build_base c JOIN base ON base.id = c.failed_from"
-        f" WHERE c.canonical = ?1 AND base.quarantined_at IS NULL AND {TRUSTED_ALIKE}",
-        (canonical,),
+def suspects(database: Database) -> dict[int, str]:
+    """The bases from which a build failed that was good without, each with the job."""
+    good = (
+        " JOIN incremental_slot s ON s.id = c.slot JOIN derivation d ON d.path = c.canonical"
+        " JOIN build clean ON clean.derivation = d.id AND clean.state IN ('succeeded',"
+        f" 'substituted') WHERE base.quarantined_at IS NULL AND {TRUSTED_ALIKE}"
     )
-    return [row[0] for row in rows]
+    rows = database.query(
+        "SELECT base.id, s.job FROM build_base c JOIN build b ON b.derivation = c.derivation"
+        f" AND b.state IN {FAILED} JOIN base ON base.id = c.base{good} AND c.mode = 'incremental'"
+        f" UNION SELECT base.id, s.job FROM build_base c JOIN base ON base.id = c.failed_from{good}"
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 # --- For people --------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ class BuildBase(Struct, frozen=True, kw_only=True):
     revision: str | None
     hidden: bool = False
     """The derivation is the canonical one, and its build is shown the base."""
+    leaves: int | None = None
+    """The first of two stages, which leaves its intermediates whatever the second comes to."""
 
 
 # --- Bases -------------------------------------------------------------------------------------
@@ -286,10 +288,11 @@ def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> 
         add_fingerprint(database, choice.fingerprint)
         database.execute(
             "INSERT INTO build_base(derivation, slot, canonical, fingerprint, mode, base, reason,"
-            " revision, at, strategy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " revision, at, strategy, leaves) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT(derivation, slot) DO UPDATE SET mode = excluded.mode,"
             " base = excluded.base, reason = excluded.reason, at = excluded.at,"
-            " revision = excluded.revision, strategy = excluded.strategy",
+            " revision = excluded.revision, strategy = excluded.strategy,"
+            " leaves = excluded.leaves",
             (
                 choice.derivation,
                 slot_id(database, slot),
@@ -301,6 +304,7 @@ def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> 
                 choice.revision,
                 now,
                 "hidden" if choice.hidden else "pure",
+                choice.leaves,
             ),
         )
 

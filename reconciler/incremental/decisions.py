@@ -21,7 +21,7 @@ from reconciler.bases import (
     Wanted,
     choose,
 )
-from reconciler.incremental.fingerprint import fingerprint
+from reconciler.incremental.fingerprint import BASE, fingerprint, variables
 from reconciler.incremental.inputs import JobBase, expression, reaches
 from reconciler.incremental.policy import Policy, policy_of
 from reconciler.model import Derivation, DrvPath, EvaluatedJob, Jobset, StorePath, Strategy
@@ -86,6 +86,23 @@ def decide(
             choice = Choice(base=None, reason=_OUT_OF_REACH, due=True)
         decided.append(Decision(job=job, fingerprint=found, choice=choice, policy=policy))
     return decided
+
+
+def first_stage(job: EvaluatedJob) -> DrvPath | None:
+    """Of a job that is built in two stages, the first: the second one starts from what it leaves.
+    NixError for a derivation that cannot be read.
+    """
+    derivation = basic_derivation.read(job.drv_path)
+    base = variables(derivation).get(BASE)
+    return next(
+        (
+            drv
+            for drv, wanted in derivation.input_derivations.items()
+            if INTERMEDIATES in wanted
+            and derivation_file.read(drv).outputs.get(INTERMEDIATES) == base
+        ),
+        None,
+    )
 
 
 def text(decisions: Iterable[Decision], known: Mapping[int, JobBase]) -> str | None:

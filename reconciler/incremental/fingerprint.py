@@ -18,7 +18,8 @@ from reconciler.nix import derivation as derivation_file
 from reconciler.nix.basic_derivation import BasicDerivation, encoded
 
 SOURCE = "src"
-LEFT_OUT = (SOURCE, "incrementalBase", "incrementalPolicy")
+BASE = "incrementalBase"
+LEFT_OUT = (SOURCE, BASE, "incrementalPolicy")
 """Variables that do not count, nor does the store path that one of them holds. A `src` that is no
 store path is no source: it does."""
 _STRUCTURED = "__json"

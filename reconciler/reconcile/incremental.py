@@ -32,6 +32,9 @@ def look(farm: Farm, *, now: float) -> None:
         if fallen.derivation not in farm.fallen:
             farm.fallen.add(fallen.derivation)
             _evaluate_again(farm, fallen, now=now)
+    for suspect, job in bases.suspects(farm.database).items():
+        reason = f"{job} failed from it, and was built without"
+        incremental.quarantine(farm.database, suspect, reason=reason, now=now)
     audits.look(farm, now=now)
     _queue(farm, now=now)
     sharing.look(farm, now=now)
@@ -93,10 +96,6 @@ def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
     if outcome.base is None:
         return
     incremental.add_base(farm.database, left.slot, outcome.base, now=now)
-    if left.path == left.canonical:
-        for suspect in bases.suspects(farm.database, left.canonical):
-            reason = f"{left.slot.job} failed from it, and was built without"
-            incremental.quarantine(farm.database, suspect, reason=reason, now=now)
     retain(farm, now=now)
 
 

@@ -217,6 +217,48 @@ def test_a_failed_compilation_costs_only_what_failed(project: Project) -> None:
     project.assert_right(built)
 
 
+def of_compile_stage(project: Project, *, base: str) -> str:
+    """What the compile stage left, as a base."""
+    return project.as_base(project.realise(f"({project.expression(base=base, **STAGES)}).compile"))
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_an_object_that_could_not_be_made_again_is_not_taken_for_a_new_one(
+    store: PrivateStore, tmp_path: Path, guarded: bool
+) -> None:
+    library = script_without(tmp_path, *([] if guarded else [('"$base/pending" ]', '"" ]')]))
+    project = c_project(store, tmp_path, library)
+    base = of_compile_stage(project, base="null")
+    project.write("one.c", "a mistake\n")
+    project.write("two.c", TWO.replace("2", "20"))
+    if not guarded:
+        assert project.build(base=base, **STAGES).run(store) == "3\n", "the one before"
+        return
+    log = project.fail(base=base, **STAGES)
+    assert "incremental: compiled with status 2" in log
+    base = of_compile_stage(project, base=base)
+    project.write("one.c", ONE.replace("1", "10"))
+    built = project.build(base=base, **STAGES)
+    assert built.compiled == ["one.c"], "what was made of the other change stays"
+    assert built.run(store) == "30\n"
+    project.assert_right(built)
+
+
+def test_failures_in_a_row_are_told_apart(project: Project) -> None:
+    base = of_compile_stage(project, base="null")
+    project.write("one.c", "a mistake\n")
+    base = of_compile_stage(project, base=base)
+    project.write("two.c", "another\n")
+    base = of_compile_stage(project, base=base)
+    project.write("two.c", TWO.replace("2", "20"))
+    assert "a mistake" in project.fail(base=base, **STAGES)
+    base = of_compile_stage(project, base=base)
+    project.write("one.c", ONE)
+    built = project.build(base=base, **STAGES)
+    assert built.run(project.store) == "21\n"
+    project.assert_right(built)
+
+
 HALF = """
 app: half.txt
 half.txt: half

@@ -1,3 +1,8 @@
+-- Where a job is built in two stages: the first one, whose intermediates count although the second
+-- fails.
+ALTER TABLE build_base ADD COLUMN leaves INTEGER REFERENCES derivation(id) ON DELETE SET NULL;
+CREATE INDEX build_base_leaves ON build_base(leaves) WHERE leaves IS NOT NULL;
+
 -- People ask for more: to have the newest build of a job audited.
 ALTER TABLE request RENAME TO request_before;
 DROP INDEX request_open;
