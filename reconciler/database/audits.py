@@ -209,8 +209,8 @@ def held(database: Database, before_release: Collection[JobsetName]) -> frozense
 
 
 def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]]:
-    """What is wrong where clean builds belong, and all that was built with it: by number,
-    derivations and their outputs.
+    """What is wrong where clean builds belong, and all that needs it: by number, derivations and
+    the outputs of those that were built.
     """
     roots = (
         "SELECT c.derivation FROM build_base c LEFT JOIN base ON base.id = c.base"
@@ -218,14 +218,14 @@ def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]
     )
     rows = database.query(
         f"WITH RECURSIVE {_ABOVE.format(roots)} SELECT d.id, d.path, o.path FROM above a"
-        " JOIN derivation d ON d.id = a.id JOIN build b ON b.derivation = d.id"
-        " JOIN output o ON o.derivation = d.id"
-        " WHERE b.state IN ('succeeded', 'substituted') AND o.path IS NOT NULL"
+        " JOIN derivation d ON d.id = a.id LEFT JOIN build b ON b.derivation = d.id"
+        " AND b.state IN ('succeeded', 'substituted')"
+        " LEFT JOIN output o ON o.derivation = b.derivation AND o.path IS NOT NULL"
     )
     found: dict[int, tuple[DrvPath, frozenset[StorePath]]] = {}
     for number, drv, output in rows:
-        paths = found.get(number, (drv, frozenset()))[1]
-        found[number] = DrvPath(drv), paths | {StorePath(output)}
+        paths: frozenset[StorePath] = found[number][1] if number in found else frozenset()
+        found[number] = DrvPath(drv), paths | {StorePath(output)} if output else paths
     return found
 
 

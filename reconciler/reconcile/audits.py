@@ -206,8 +206,9 @@ def _heal(farm: Farm) -> None:
 
 def _discard(farm: Farm) -> None:
     """Have what is wrong where clean builds belong deleted, with all that was built with it."""
-    builds = audits.spoilt(farm.database)
-    if builds and not farm.discarding and farm.running.keys().isdisjoint(builds):
+    spoilt = audits.spoilt(farm.database)
+    builds = {key: build for key, build in spoilt.items() if build[1]}
+    if builds and not farm.discarding and farm.running.keys().isdisjoint(spoilt):
         farm.discarding = True
         farm.executor.discard(builds)
 
@@ -215,12 +216,11 @@ def _discard(farm: Farm) -> None:
 def discarded(farm: Farm, outcome: Discarded) -> None:
     """Have built what was deleted."""
     farm.fault("builder", "local", NOT_DISCARDED, outcome.error)
-    if outcome.error is not None:
-        return  # it is tried again by the next daemon
-    farm.discarding = False
-    for derivation in outcome.builds:
-        reason = "what it started from before is in quarantine"
-        mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
+    if outcome.error is None:  # else it is tried again by the next daemon
+        farm.discarding = False
+        for derivation in outcome.builds:
+            reason = "what it started from before is in quarantine"
+            mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
     farm.executor.revisit(outcome.builds.values())
 
 

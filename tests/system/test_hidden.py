@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from reconciler import executor
 from tests.support.shown import install, mounted
 from tests.support.trial import Trial
 from tests.system.test_audit import STALE, audits, cached, in_force
@@ -173,3 +176,97 @@ def test_a_build_that_fails_from_its_base_is_made_again_without(project: Project
         "app failed from it, and was built without",
         None,
     ]
+
+
+@pytest.mark.usefixtures("shown")
+def test_killed_at_any_moment_nothing_is_pushed_that_was_not_audited(project: Project) -> None:
+    chance = random.Random(3)  # noqa: S311 - not a secret
+    project.declare(strategy="hidden")
+    project.run()
+    for value in (5, 6, 7):
+        project.edit(1, value)
+        told = project.trial.value("SELECT max(id) FROM event") or 0
+        with project.trial.running(wait=False) as daemon:
+            daemon.eventually(partial(project.has_told, told + chance.randint(1, 14)))
+            daemon.kill()
+        project.trial.until_nothing_runs()
+        unaudited = project.trial.query(
+            "SELECT o.path FROM build_base c JOIN output o ON o.derivation = c.derivation"
+            " WHERE c.mode = 'incremental' AND o.name = 'out' AND NOT EXISTS (SELECT 1 FROM audit a"
+            " WHERE a.derivation = c.derivation AND a.state = 'same')"
+        )
+        assert cached(project).isdisjoint(path for (path,) in unaudited)
+    assert project.trial.once()
+    assert project.result() == str(UNITS - 1 + 7)
+    assert {state for state, _ in audits(project)} <= {"same"}
+    assert set(in_force(project).values()) <= cached(project)
+    assert project.trial.conditions() == {}
+
+
+@pytest.mark.usefixtures("shown")
+def test_what_another_jobset_needs_too_is_built_in_full(project: Project) -> None:
+    project.declare(strategy="hidden")
+    project.run()
+    project.edit(1, 5)
+    document = json.loads(project.trial.config.read_text())
+    jobset = document["jobsets"]["it"]
+    project.declare_builders(drain=True)
+    project.trial.once()
+    document["jobsets"]["strict"] = {**jobset, "incremental": {"enable": False}}
+    document["builders"]["local"]["drain"] = True
+    project.trial.document(document)
+    project.trial.once()
+    project.declare_builders(drain=False)
+    assert len(project.compiled()) == UNITS + 1
+    assert project.reasons()[-1] == (
+        "full",
+        "built in full: a jobset of another `incremental.strategy` needs it too",
+    )
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_base_in_quarantine_is_shown_to_nothing_and_what_was_built_from_it_is_built_again(
+    project: Project,
+) -> None:
+    declare_without_caches(project)
+    project.run()
+    project.edit(1, 5)
+    assert project.compiled() == ["unit1.c"]
+    before = in_force(project)
+    project.trial.request("quarantine", "1")
+    assert len(project.compiled()) == UNITS + 1
+    assert in_force(project) == before, "at the same path"
+    assert project.reasons()[-1] == (
+        "full",
+        "built in full: what it started from before is in quarantine",
+    )
+    assert project.trial.conditions() == {}
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_wrong_output_that_something_else_keeps_is_told_and_never_pushed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "HOLD_PAUSES", (0.0,))
+    project.write("src/Makefile", STALE)
+    project.commit("unrelated", "")
+    project.declare(strategy="hidden")
+    project.run()
+    project.declare_builders(drain=True)
+    project.commit("src/common.h", "#define A 2\n")
+    project.trial.once()
+    wrong = in_force(project)["app"]
+    kept = project.trial.store.root / "state/gcroots/kept"
+    kept.symlink_to(wrong)
+    project.declare_builders(drain=False)
+    project.trial.once()
+    reason = ("builder", "local", "wrong-outputs-stay")
+    message = project.trial.conditions()[reason]
+    assert message.startswith("cannot delete outputs that an audit found wrong: ")
+    assert "still alive" in message
+    assert wrong not in cached(project)
+    kept.unlink()
+    assert project.trial.once()
+    assert project.result() == str(2 * UNITS)
+    assert wrong in cached(project)
+    assert project.trial.conditions() == {}
