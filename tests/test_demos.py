@@ -50,9 +50,17 @@ def test_the_second_build_of_a_demo_compiles_one_unit(folder: Path) -> None:
         done = run(INCREMENTAL, folder, UNITS="3")
         assert done.returncode == 0, done.stdout + done.stderr
         table = re.findall(
-            r"^  (the first build|one file changed) +(\d+) +(\d+) ", done.stdout, re.MULTILINE
+            r"^  (the first build|one file changed|on a new machine) +(\d+) +(\d+) ",
+            done.stdout,
+            re.MULTILINE,
         )
-        assert table == [("the first build", "8", "8"), ("one file changed", "1", "1")]
+        assert table == [
+            ("the first build", "8", "8"),
+            ("one file changed", "1", "1"),
+            ("on a new machine", "1", "1"),
+        ]
+        from_store = "the newest build of slot with-make in the artifact store builds"
+        assert from_store in " ".join(done.stdout.split())
         assert "figures.with-make (succeeded): starts from the newest build (commit" in done.stdout
 
 

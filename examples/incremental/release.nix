@@ -21,6 +21,7 @@ let
         inherit system;
         name = "figures";
         slot = job;
+        bucket = "builds"; # one of the reconciler's artifactStores
         base = baseOf job;
         src = ./source;
         install = ''

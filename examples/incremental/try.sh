@@ -1,5 +1,6 @@
 #!/bin/sh
-# Build this example twice by the whole reconciler: in full, and after a change of one file.
+# Build this example by the whole reconciler: in full, after a change of one file, and after another on a
+# machine that has built nothing yet and shares an artifact store with the first.
 #
 #   usage: try.sh FOLDER        from the root of the project, with nix and reconciler on PATH
 #   environment: UNITS, how many C files are added to the five there are (60)
@@ -17,7 +18,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # ---- a project in git, large enough that compiling it takes a while ----------------------------------------
 
 project=$folder/project
-rm -rf "$project" "$folder/state"
+rm -rf "$project" "$folder/state" "$folder/intermediates"
 mkdir -p "$project"
 cp -R "$here/release.nix" "$here/source" "$here/../../lib" "$project"
 
@@ -61,9 +62,11 @@ jobsets:
     incremental: {enable: true, audit: {fraction: 0}}     # in a demo each build is made once
 builders:
   local: {maxJobs: 2}
+artifactStores:
+  builds: {url: "file://$folder/intermediates"}     # or s3://BUCKET?region=…, with a credentialsFile
 END
 
-# ---- twice -------------------------------------------------------------------------------------------------
+# ---- three times --------------------------------------------------------------------------------------------
 
 # How many units a job's newest build compiled.
 compiled() {
@@ -85,13 +88,26 @@ commit "Squares of twice the area"
 
 timed
 second=$took
+make_second=$(compiled with-make) ninja_second=$(compiled with-ninja)
+expect 0 reconciler incremental explain figures.with-make
+
+printf '\n$ %s\n' "# a new machine: no store paths, no state"
+chmod -R u+w "$NIX_STORE_DIR"
+rm -rf "$NIX_STORE_DIR" "$NIX_STATE_DIR" "$folder/state"
+printf '\n$ %s\n' "sed -i 's/2 \* side/3 * side/' source/square.c; git commit -a"
+sed -i 's/2 \* side/3 * side/' "$project/source/square.c"
+commit "Squares of thrice the area"
+
+timed
+third=$took
 expect 0 reconciler incremental explain figures.with-make
 
 cat <<END
 
                       compiled by make   by ninja   whole run
   the first build     $(printf '%16s %10s %8s.%03d s' "$make_first" "$ninja_first" $((first / 1000)) $((first % 1000)))
-  one file changed    $(printf '%16s %10s %8s.%03d s' "$(compiled with-make)" "$(compiled with-ninja)" $((second / 1000)) $((second % 1000)))
+  one file changed    $(printf '%16s %10s %8s.%03d s' "$make_second" "$ninja_second" $((second / 1000)) $((second % 1000)))
+  on a new machine    $(printf '%16s %10s %8s.%03d s' "$(compiled with-make)" "$(compiled with-ninja)" $((third / 1000)) $((third % 1000)))
 
 To go on, change something below $project/source, commit it, and then
 
