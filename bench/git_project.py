@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -45,6 +44,8 @@ FLAGS = " CFLAGS=-O2 TEST_PROGRAMS=" + "".join(
 RELEASE = """
 {{ incrementalBases ? {{ }} }}:
 let
+  inherit (import {lib}) incremental;
+  cache = incremental.compilerCache {{ }};
   make = "make -j2{flags} prefix=$out";
   system = builtins.currentSystem;
   src = ./.;
@@ -70,11 +71,17 @@ in
       ''
     ];
   }};
-  incremental = (import {lib}).incremental.derivation {{
+  incremental = incremental.derivation {{
     name = "git";
     inherit system src build install;
     env.salt = "{salt}";
     base = incrementalBases.incremental or null;
+  }};
+  cached = incremental.derivation {{
+    name = "git";
+    inherit system src build install;
+    inherit (cache) setup;
+    env = cache.env // {{ salt = "{salt}"; }};
   }};
 }}
 """
@@ -147,14 +154,6 @@ class GitProject:
         log = b"".join(build_log.read(self._state / "logs", number)).decode()
         units = len(re.findall(r"^ +CC \S+\.o$", log, re.MULTILINE))
         return Took(run.seconds, build, units)
-
-    def refusal(self) -> str:
-        """Why the reconciler does not take the document; nothing where it does."""
-        command = python("reconciler", "check", str(self._config))
-        done = subprocess.run(
-            command, env=self._environment, check=False, capture_output=True, text=True
-        )
-        return "" if done.returncode == 0 else done.stdout + done.stderr
 
     def bases(self) -> list[str]:
         """Where those are that are kept, oldest first."""

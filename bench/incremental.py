@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
 from bench import debian_source
 from bench.git_project import UNITS, GitProject, Took
@@ -31,30 +32,69 @@ INCREMENTAL: Mapping[str, object] = {
 """Else one build in twenty would be made twice. All generations are kept."""
 
 
+class Kind(StrEnum):
+    """What a build is of."""
+
+    FIRST = "first build, which keeps what it made"
+    UNIT = "one .c file changed"
+    UNRELATED = "a file changed that nothing is made of"
+    HEADER = "a header changed that all include"
+
+
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What is allowed of a plain full build."""
+
+    number: int
+    at_most: float
+    stretch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
     """A way to start from what an earlier build left."""
 
     name: str
-    number: int | None
-    """Of its row; None: the rows of its own."""
+    targets: Mapping[Kind, Target]
+    """In the order in which they are built."""
     settings: Mapping[str, object] = field(default_factory=dict)
+    job: str = "incremental"
     skips: bool = True
-    """Whether what need not be compiled is not even begun."""
+    """Whether the build tool does not even begin what need not be compiled."""
 
 
-PURE = Strategy("pure", None)
-OTHERS = (Strategy("hidden", 28, {"strategy": "hidden"}),)
-
-
-@dataclass(slots=True)
-class Measured:
-    """What each kind of change took, round by round."""
-
-    first: list[Took] = field(default_factory=list)
-    unit: list[Took] = field(default_factory=list)
-    unrelated: list[Took] = field(default_factory=list)
-    header: list[Took] = field(default_factory=list)
+PURE = Strategy(
+    name="pure",
+    targets={
+        Kind.FIRST: Target(25, 1.1, 1.03),
+        Kind.UNIT: Target(22, 0.15, 0.1),
+        Kind.UNRELATED: Target(23, 0.12, 0.08),
+        Kind.HEADER: Target(24, 1.1, 1.0),
+    },
+)
+HIDDEN = Strategy(
+    name="hidden",
+    settings={"strategy": "hidden"},
+    targets={
+        Kind.FIRST: Target(28, 1.1, 1.03),
+        Kind.UNIT: Target(28, 0.15, 0.1),
+        Kind.UNRELATED: Target(28, 0.12, 0.08),
+    },
+)
+COMPILER_CACHE = Strategy(
+    name="compiler-cache",
+    settings={"strategy": "compiler-cache"},
+    job="cached",
+    skips=False,
+    targets={
+        Kind.FIRST: Target(29, 1.25, 1.1),
+        Kind.UNIT: Target(29, 0.25, 0.15),
+        Kind.UNRELATED: Target(29, 0.25, 0.15),
+    },
+)
+STRATEGIES = (PURE, HIDDEN, COMPILER_CACHE)
+Measured = Mapping[Kind, list[Took]]
+"""Round by round."""
 
 
 class Bench:
@@ -104,32 +144,23 @@ def _bench(lab: Lab) -> Iterator[Bench]:
 def builds(lab: Lab) -> Iterator[Row]:
     """Rows 22 to 29."""
     with _bench(lab) as bench:
-        strategies = [PURE, *(each for each in OTHERS if _served(bench, each))]
         plain: list[Took] = []
-        measured = {each.name: Measured() for each in strategies}
+        measured: Mapping[str, Measured] = {
+            each.name: {kind: [] for kind in each.targets} for each in STRATEGIES
+        }
+        newest: dict[str, GitProject] = {}
         for number in range(lab.sizes.git_rounds):
-            last = None
-            turns: list[Strategy | None] = [None, *strategies]
-            turns = turns[number % len(turns) :] + turns[: number % len(turns)]
-            for turn in turns:
+            turns = [None, *STRATEGIES]
+            first = number % len(turns)
+            for turn in [*turns[first:], *turns[:first]]:
                 if turn is None:
                     plain.append(_full(bench.project("plain", {})))
                 else:
-                    project = bench.project("incremental", {**INCREMENTAL, **turn.settings})
-                    _changes(project, turn, measured[turn.name])
-                    last = project if turn is PURE else last
-        yield from _rows(plain, measured)
-        assert last is not None
-        yield from _kept(bench, last)
-
-
-def _served(bench: Bench, strategy: Strategy) -> bool:
-    """Whether the reconciler takes it; what it says where it does not."""
-    project = bench.project("incremental", {**INCREMENTAL, **strategy.settings})
-    refusal = project.refusal()
-    if refusal:
-        print(f"strategy {strategy.name}: {refusal}", file=sys.stderr, flush=True)
-    return not refusal
+                    newest[turn.name] = _commits(bench, turn, measured[turn.name])
+        for each in STRATEGIES:
+            for kind, target in each.targets.items():
+                yield _row(each, kind, target, measured[each.name][kind], plain)
+        yield from _kept(bench, newest[PURE.name])
 
 
 def _full(project: GitProject) -> Took:
@@ -139,68 +170,51 @@ def _full(project: GitProject) -> Took:
     return took
 
 
-def _changes(project: GitProject, strategy: Strategy, measured: Measured) -> None:
-    """The first build, and one after each kind of change."""
-    measured.first.append(_full(project))
-    for name, text, units, where in (
-        (UNIT, "extern int benched;\nint benched = 1;\n", 1, measured.unit),
-        (UNRELATED, "Benched.\n", 0, measured.unrelated),
-    ):
-        project.change(name, text)
-        took = project.reconcile()
-        if strategy.skips and took.units != units:
-            raise FailedError(f"{strategy.name}: {name} changed, {took.units} units were compiled")
-        where.append(took)
-    if strategy is PURE:
-        project.change(HEADER, "#define BENCHED 1\n")
-        measured.header.append(_full(project))
+def _commits(bench: Bench, strategy: Strategy, measured: Measured) -> GitProject:
+    """A project, its first build, and one after each kind of change."""
+    project = bench.project(strategy.job, {**INCREMENTAL, **strategy.settings})
+    for kind in strategy.targets:
+        match kind:
+            case Kind.FIRST:
+                took = _full(project)
+            case Kind.UNIT:
+                took = _changed(project, strategy, UNIT, "extern int benched;\nint benched;\n", 1)
+            case Kind.UNRELATED:
+                took = _changed(project, strategy, UNRELATED, "Benched.\n", 0)
+            case Kind.HEADER:
+                project.change(HEADER, "#define BENCHED 1\n")
+                took = _full(project)
+            case _:
+                assert_never(kind)
+        measured[kind].append(took)
+    return project
+
+
+def _changed(project: GitProject, strategy: Strategy, name: str, text: str, units: int) -> Took:
+    project.change(name, text)
+    took = project.reconcile()
+    if strategy.skips and took.units != units:
+        raise FailedError(f"{strategy.name}: {name} changed, {took.units} units were compiled")
+    return took
 
 
 # --- Rows --------------------------------------------------------------------------------------
 
 
-def _rows(plain: Sequence[Took], measured: Mapping[str, Measured]) -> Iterator[Row]:
-    pure = measured[PURE.name]
-    for number, check, took, target, stretch in (
-        (22, "one .c file changed", pure.unit, 0.15, 0.1),
-        (23, "a file changed that nothing is made of", pure.unrelated, 0.12, 0.08),
-        (24, "a header changed that all include", pure.header, 1.1, 1.0),
-        (25, "first build, intermediates kept", pure.first, 1.1, 1.03),
-    ):
-        yield _row(number, check, took, plain, target=target, stretch=stretch)
-    for each in OTHERS:
-        if each.name in measured:
-            found = measured[each.name]
-            for check, took, target, stretch in (
-                ("one .c file changed", found.unit, 0.15, 0.1),
-                ("an unrelated file", found.unrelated, 0.12, 0.08),
-                ("first build", found.first, 1.1, 1.03),
-            ):
-                name = f"{each.name}: {check}"
-                assert each.number is not None
-                yield _row(each.number, name, took, plain, target=target, stretch=stretch)
-
-
 def _row(
-    number: int,
-    check: str,
-    ours: Sequence[Took],
-    plain: Sequence[Took],
-    *,
-    target: float,
-    stretch: float,
+    strategy: Strategy, kind: Kind, target: Target, ours: Sequence[Took], plain: Sequence[Took]
 ) -> Row:
     row = compare(
-        number,
-        f"git: {check} / plain full build",
+        target.number,
+        f"git, {strategy.name}: {kind} / plain",
         ("ours", [each.seconds for each in ours]),
-        ("full", [each.seconds for each in plain]),
-        target=target,
-        stretch=stretch,
+        ("plain", [each.seconds for each in plain]),
+        target=target.at_most,
+        stretch=target.stretch,
     )
     alone = {
         f"{name} alone": statistics.median(each.build for each in took)
-        for name, took in (("its build", ours), ("the full build", plain))
+        for name, took in (("its build", ours), ("the plain one", plain))
     }
     return replace(row, seconds={**row.seconds, **alone})
 
@@ -229,7 +243,7 @@ def _kept(bench: Bench, project: GitProject) -> Iterator[Row]:
     second = ("allowed", [1.0] * GENERATIONS)
     yield compare(26, "git: the same / 1 s", ours, second, target=1, stretch=0.5)
     bench.store.run("nix-store", "--optimise")
-    one, all_of_them = _disk(paths[:1]), _disk(paths)
+    one, all_of_them = disk(paths[:1]), disk(paths)
     yield Row(
         number=27,
         check=f"git: disk of {GENERATIONS} optimised bases / of one",
@@ -241,7 +255,7 @@ def _kept(bench: Bench, project: GitProject) -> Iterator[Row]:
     )
 
 
-def _disk(paths: Sequence[str]) -> int:
+def disk(paths: Sequence[str]) -> int:
     """Bytes of the disk that folders take, what they share counted once."""
     blocks = {}
     for path in paths:
