@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from reconciler.bases import Base, Fingerprint, Trust
 from reconciler.branches import jobset_of
-from reconciler.model import Branches, GitSource, Incremental, Jobset, JobsetName
+from reconciler.model import Branches, GitSource, Incremental, Jobset, JobsetName, Strategy
 from reconciler.trust import as_declared, is_untrusted, trust_of, trusted_by
 from tests.support.jobsets import jobset
 
@@ -54,6 +54,11 @@ def test_untrusted_branches_take_from_trusted_ones_and_give_nothing() -> None:
     assert trust_of(pull) == f"web@{PULL}"
     assert trusted_by(pull) == {"web", f"web@{PULL}"}
     assert trust_of(branch("refs/pull/8/head")) not in trusted_by(pull)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.HIDDEN, Strategy.COMPILER_CACHE])
+def test_where_no_derivation_names_bases_their_own_are_not_taken(strategy: Strategy) -> None:
+    assert trusted_by(branch(PULL, strategy=strategy)) == {"web"}
 
 
 def base(name: str | None, trust: str) -> Base:

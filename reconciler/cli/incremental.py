@@ -119,7 +119,7 @@ def _slot_row(each: SlotFacts, *, now: float) -> list[str]:
     kept = str(each.bases) + (f" ({each.quarantined} bad)" if each.quarantined else "")
     return [
         harmless(f"{each.slot.jobset}.{each.slot.job}"),
-        harmless(each.slot.branch or ""),
+        harmless(each.slot.branch or "") + (" (untrusted)" if each.slot.untrusted else ""),
         kept,
         format_size(each.size),
         str(each.deepest),
@@ -192,7 +192,7 @@ def _base_row(each: StoredBase, *, now: float) -> list[str]:
 
 
 def _state(each: StoredBase, *, now: float) -> str:
-    parts = []
+    parts = ["for its untrusted branch alone"] if each.slot.untrusted else []
     if each.base.quarantined is not None:
         parts.append(f"in quarantine: {one_line(each.base.quarantined)}")
     if each.base.fetched_from is not None:
@@ -313,6 +313,8 @@ def _explanation(
         if found.hidden:
             yield "    shown to the build, not named by the derivation"
     yield f"  built as {found.path}"
+    if found.slot.untrusted:
+        yield "  its branch is untrusted: what it leaves serves no other"
     if found.canonical != found.path:
         yield f"  in place of {found.canonical}"
     if found.audit:

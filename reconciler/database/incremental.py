@@ -39,6 +39,11 @@ class Slot(Struct, frozen=True, kw_only=True):
     trust: Trust
 
     @property
+    def untrusted(self) -> bool:
+        """What it leaves serves its own branch and no other."""
+        return self.branch is not None and self.trust == self.jobset
+
+    @property
     def key(self) -> tuple[str, str, str, str, str]:
         """Its parameters for `THIS_SLOT`."""
         return (self.jobset, self.job, self.system, self.branch or "", self.trust)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from reconciler.cli import cli
 from tests.support.trial import Trial
 from tests.system.test_audit import ALL, STALE, audits
 from tests.system.test_incremental import UNITS, Project, unit_source
@@ -48,6 +50,14 @@ def poison(project: Project) -> str:
     return revision
 
 
+def told(project: Project, *arguments: str) -> str:
+    """What a verb of `incremental` prints."""
+    places = ["--config", str(project.trial.config), "--state-dir", str(project.trial.state_dir)]
+    result = CliRunner().invoke(cli, ["incremental", *arguments, *places], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 def slots(project: Project) -> list[tuple[str, str]]:
     return project.trial.query(
         "SELECT s.branch, s.trust FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
@@ -72,6 +82,11 @@ def test_what_a_fork_left_reaches_no_other_branch_though_it_is_merged(project: P
     assert [branch for branch, _, _ in results] == [PULL]
     assert outcomes(project) == {"main": "7", "topic": "13", PULL: "102"}
     assert {*slots(project)} == {("main", "it"), ("topic", "it"), (PULL, f"it@{PULL}")}
+    marked = [line for line in told(project, "status").splitlines() if "untrusted" in line]
+    assert {(*line.split()[1:3],) for line in marked} == {(PULL, "(untrusted)")}
+    assert "for its untrusted branch alone" in told(project, "bases", f"it@{PULL}.app")
+    assert "what it leaves serves no other" in told(project, "explain", f"it@{PULL}.app")
+    assert "untrusted" not in told(project, "bases", "it@topic.app")
     assert project.trial.conditions() == {}
 
 
