@@ -5,6 +5,9 @@
 
 if ! [ -d /incremental/compiler-cache ]; then
     echo "incremental: no compilers' cache" >&2
+elif ! [ -w /incremental/compiler-cache ]; then
+    # Where each build has a group of its own (auto-allocate-uids), no two can share it.
+    echo "incremental: no compilers' cache: it cannot be written to" >&2
 elif ! incremental_ccache=$(command -v "$compilerCacheProgram"); then
     echo "incremental: no compilers' cache: there is no $compilerCacheProgram" >&2
 else

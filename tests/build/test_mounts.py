@@ -5,6 +5,7 @@ The reconciler's user writes what the hook reads, and root runs it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,3 +237,48 @@ def test_a_folder_for_answers_that_cannot_be_made_costs_a_full_build(hooked: Hoo
         assert hooked.build(drv) == "nothing\n"
     assert found.refused is not None
     assert found.refused.startswith("the hook cannot be told of it: ")
+
+
+SHARED = """
+derivation {
+  name = "shared@number@"; system = builtins.currentSystem;
+  builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+  args = [ "-c" ''
+    cd /incremental
+    (umask 007; mkdir -p compiler-cache/0; echo @number@ >>compiler-cache/0/file)
+    cat compiler-cache/0/file >$out
+    :
+  '' ];
+}
+"""
+
+
+def test_build_users_share_what_compilers_keep(hooked: Hooked) -> None:
+    """As on a machine with the usual build users: each build is another user of one group."""
+    root = hooked.store.root
+    group, users = root / "group", root / "passwd"
+    group.write_text("root:x:0:\nbuilders:x:64123:builder1,builder2\nnogroup:x:65534:\n")
+    users.write_text(
+        "root:x:0:0:root:/root:/bin/sh\n"
+        "builder1:x:64121:64123::/var/empty:/bin/sh\nbuilder2:x:64122:64123::/var/empty:/bin/sh\n"
+    )
+    with (root / "conf/nix.conf").open("a") as file:
+        file.write("build-users-group = builders\n")
+    os.chown(hooked.caches, 0, 64123)
+    hooked.caches.chmod(0o2755)
+    seen = []
+    for number in (1, 2):
+        (drv,) = hooked.store.instantiate(SHARED.replace("@number@", str(number)))
+        mount = Mount(kind=Kind.COMPILER_CACHE, name="website-1")
+        # The first user that is free builds: of one, make it be the other's turn.
+        busy = f"exec 9>{root}/state/userpool/{64121 if number == 2 else 64122}; flock 9"
+        with mounts.shown(hooked.answers, DrvPath(drv), mount) as found:
+            script = (
+                f"mount --bind {group} /etc/group; mount --bind {users} /etc/passwd;"
+                f" mkdir -p {root}/state/userpool; {busy}; nix-store --realise {drv}"
+            )
+            out = hooked.store.run("unshare", "--mount", "sh", "-euc", script).stdout.strip()
+        assert found.refused is None
+        seen.append(Path(out).read_text())
+    assert seen == ["1\n", "1\n2\n"]
+    assert (hooked.caches / "website-1/0/file").stat().st_uid == 64121

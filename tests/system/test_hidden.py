@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from reconciler import executor
+from reconciler.cli import cli
+from tests.nix.connection_daemons import newer_nix
+from tests.support.builders import TestBuilder
 from tests.support.shown import install, mounted
 from tests.support.trial import Trial
 from tests.system.test_audit import STALE, audits, cached, in_force
+from tests.system.test_builders import declared
 from tests.system.test_incremental import RELEASE, UNITS, Project
 
 HIDDEN = RELEASE.replace("    base = incrementalBases.app or null;\n", "").replace(
@@ -270,3 +276,45 @@ def test_a_wrong_output_that_something_else_keeps_is_told_and_never_pushed(
     assert project.result() == str(2 * UNITS)
     assert wrong in cached(project)
     assert project.trial.conditions() == {}
+
+
+@pytest.mark.usefixtures("shown")
+def test_on_a_builder_elsewhere_it_is_a_full_build_with_the_reason(project: Project) -> None:
+    declare_without_caches(project)
+    project.run()
+    project.edit(1, 5)
+    with closing(TestBuilder(project.trial.store, newer_nix())) as big:
+        document = json.loads(project.trial.config.read_text())
+        document["builders"] = {"local": {"drain": True}, "big": declared(big.declared())}
+        project.trial.document(document)
+        assert len(project.compiled()) == UNITS + 1
+    assert project.result() == "7"
+    assert project.reasons()[-1] == (
+        "full",
+        "built in full: it is built on big, and only builds on this machine are shown a base",
+    )
+    assert project.trial.conditions() == {}
+
+
+@pytest.mark.usefixtures("shown")
+def test_status_why_and_explain_tell_of_it(project: Project) -> None:
+    declare_without_caches(project)
+    project.run()
+    project.edit(1, 5)
+    project.run()
+    explained = told(project, "incremental", "explain", "it.app", "--json")
+    assert json.loads(explained)["hidden"] is True
+    assert "incremental: base base: 1 changed" in explained
+    assert "shown to the build, not named by the derivation" in told(
+        project, "incremental", "explain", "it.app"
+    )
+    assert "the build was shown it, and its derivation names none" in told(
+        project, "status", "it.app"
+    )
+
+
+def told(project: Project, *arguments: str) -> str:
+    places = ("--config", str(project.trial.config), "--state-dir", str(project.trial.state_dir))
+    done = CliRunner().invoke(cli, [*places, *arguments], env=project.trial.env)
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
