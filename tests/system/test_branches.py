@@ -226,11 +226,37 @@ def test_another_repository_has_branches_of_its_own(trial: Trial, repository: Re
     assert newest == f"{other.url}?rev={other.revision('main')}"
 
 
-def test_branches_of_a_flake(trial: Trial, repository: Repository) -> None:
-    def flake(name: str) -> str:
-        body = job(name).replace("in\n", "in {{ hydraJobs = ", 1).replace("{{", "{") + "; }"
-        return f"{{ outputs = _: {body}; }}"
+def flake(name: str) -> str:
+    body = job(name).replace("in\n", "in {{ hydraJobs = ", 1).replace("{{", "{") + "; }"
+    return f"{{ outputs = _: {body}; }}"
 
+
+@pytest.mark.parametrize("kind", ["file", "flake"])
+def test_pull_requests_come_and_go_as_branches_do(
+    trial: Trial, repository: Repository, kind: str
+) -> None:
+    name, text = (FILE, job) if kind == "file" else ("flake.nix", flake)
+    repository.commit(name, text("main"))
+    repository.git("checkout", "-q", "--detach")
+    pulled = repository.commit(name, text("pulled"))
+    repository.git("update-ref", "refs/pull/7/head", pulled)
+    repository.git("checkout", "-q", "main")
+    branches = ["*", "refs/pull/*/head"]
+    if kind == "file":
+        declare(trial, repository, *branches)
+    else:
+        source = {"flake": f"git+{repository.url}", "branches": branches}
+        trial.declare({"web": {"source": source}})
+    assert trial.once()
+    assert trial.builds() == {"main": "succeeded", "pulled": "succeeded"}
+    assert jobsets(trial) == {"web@main", "web@refs/pull/7/head"}
+    assert origins(trial, "web@refs/pull/7/head")[0][::2] == (pulled, repository.revision())
+    repository.git("update-ref", "-d", "refs/pull/7/head")
+    assert trial.once()
+    assert jobsets(trial) == {"web@main"}
+
+
+def test_branches_of_a_flake(trial: Trial, repository: Repository) -> None:
     repository.commit("flake.nix", flake("main"))
     repository.branch("feature/ü-1.0")
     topic = repository.commit("flake.nix", flake("topic"))
