@@ -28,7 +28,7 @@ def test_the_command_line_names_every_verb_and_no_other() -> None:
 
 
 def test_the_examples_are_valid_documents() -> None:
-    farm, branches, incremental, builders = (
+    farm, branches, incremental, builders, caches = (
         config.parse(document.encode(), name="README.md")
         for document in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     )
@@ -36,6 +36,7 @@ def test_the_examples_are_valid_documents() -> None:
     assert set(branches.patterns) == {"website"}
     assert incremental.jobsets[JobsetName("website")].incremental.enable
     assert set(builders.builders) == {"local", "big", "arm"}
+    assert set(caches.caches) == {"office"}
 
 
 def test_the_layers_name_no_module_that_is_gone() -> None:

@@ -26,6 +26,7 @@ from tempfile import gettempdir
 from msgspec import Struct, field
 from msgspec.structs import replace as changed
 
+from reconciler.binary_cache import realisation
 from reconciler.binary_cache.interface import Finding, Flaw, PushReport
 from reconciler.binary_cache.nars import GoneError, Nars
 from reconciler.binary_cache.order import hold_back, reference_levels
@@ -46,6 +47,8 @@ _MAX_REFUSALS = 3
 is not the paths' fault."""
 _NO_ROOM = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 _NO_TRUST = "lacks a signature by a trusted key"
+_NO_LOGS = "not privileged to add logs"
+_NO_REALISATIONS = "Nix feature 'ca-derivations' is disabled"
 _NO_FILE = ("does not exist", "No such file")
 _OTHER_STORE = "is not in the Nix store"
 
@@ -138,6 +141,16 @@ class NixStoreCache:
             return f"{self._cache.uri}: the store has no room left: make room there ({text})"
         if _NO_TRUST in text:
             return f"{self._cache.uri} does not trust what we push: {self._trust()} ({text})"
+        if _NO_LOGS in text:
+            return (
+                f"{self._cache.uri} takes logs of those alone whom it trusts: name our user in its"
+                f" trusted-users, or set logs to false ({text})"
+            )
+        if _NO_REALISATIONS in text:
+            return (
+                f"{self._cache.uri} knows no content-addressed derivations: add ca-derivations to"
+                f" its experimental-features ({text})"
+            )
         if _OTHER_STORE in text:
             return (
                 f"{self._cache.uri} is another store than {self._store_dir}: no Nix could use both;"
@@ -221,11 +234,26 @@ class NixStoreCache:
         return Finding(path=info.path, flaw=flaw, message=message)
 
     async def accompany(self, objects: Mapping[str, bytes]) -> Mapping[str, str]:
-        """Not done: that store keeps logs and realisations of what it built itself."""
-        return dict.fromkeys(objects, f"{self._cache.uri} takes neither logs nor realisations")
+        """Have it take them as its own: logs only where it trusts us, realisations only where it
+        knows what such are.
+        """
+        failed: dict[str, str] = {}
+        for name in realisation.in_order(objects):
+            folder, _, rest = name.partition("/")
+            try:
+                with self._faults():
+                    peer = await self._peer()
+                    if folder == "log":
+                        await peer.add_build_log(rest, objects[name])
+                    else:
+                        signed = realisation.signed(objects[name], self._keys)
+                        await peer.register_realisation(signed.decode())
+            except CacheError as error:
+                failed[name] = str(error)
+        return failed
 
     async def withdraw(self, names: Collection[str]) -> None:
-        """There are none."""
+        """Not done: what that store took is its own."""
         del names
 
     async def hashes(self) -> frozenset[str] | None:

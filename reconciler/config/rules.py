@@ -278,11 +278,9 @@ def _local_builder(
 
 
 def _sent_to(at: list[str | int], cache: dict[str, Json]) -> Iterator[Refusal]:
-    """Refuse limits and logs where a cache of this kind has neither."""
+    """Refuse a limit where a cache of this kind has none."""
     uri, bandwidth = cache.get("uri"), cache.get("bandwidth")
     kind = uri.partition(":")[0] if isinstance(uri, str) else ""
-    if kind == "ssh-ng" and cache.get("logs") is True:
-        yield [*at, "logs"], "a Nix store takes no logs from here", "remove it"
     if not isinstance(bandwidth, str):
         return
     if kind in ("file", "ssh-ng"):

@@ -367,6 +367,20 @@ class Connection:
         body = string(path) + strings(signatures)
         await self._call(f"sign {path}", Operation.ADD_SIGNATURES, body, Reader.word)
 
+    async def register_realisation(self, realisation: str) -> None:
+        """Tell, as JSON, where an output of a content-addressed derivation is; it must be valid."""
+        body = string(realisation)
+        await self._call("take a realisation", Operation.REGISTER_DRV_OUTPUT, body, _nothing)
+
+    async def add_build_log(self, drv: str, log: bytes) -> None:
+        """Give the log of a build, by the derivation's name without folder. Needs to trust us."""
+        async with self._session.exchange(f"take the log of {drv}", unhurried=True) as reader:
+            await self._session.send(word(Operation.ADD_BUILD_LOG), string(drv))
+            await self._session.send_framed(_one(log), ignore)
+            reader.allow(_ABOUT_ONE)
+            await reader.word()
+            self._session.finish()
+
     async def add_nar(
         self, name: str, nar: AsyncIterable[bytes], references: Iterable[StorePath] = ()
     ) -> PathInfo:

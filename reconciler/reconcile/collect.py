@@ -271,7 +271,7 @@ def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
         sizes=outcome.sizes,
     )
     cache = farm.desired.caches.get(outcome.cache)
-    if cache is not None and not cache.uri.startswith("ssh-ng:"):  # a store has its own
+    if cache is not None:
         companions.queue(
             farm.database,
             outcome.cache,

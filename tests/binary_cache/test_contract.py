@@ -17,7 +17,7 @@ from reconciler.binary_cache.landing import PAGE
 from reconciler.binary_cache.narinfo import narinfo_name, parse
 from reconciler.errors import CacheError
 from reconciler.model import Builder, Cache, PathInfo, StorePath
-from tests.binary_cache.harm import HARM, narinfo
+from tests.binary_cache.harm import HARM, flip, narinfo
 from tests.binary_cache.servers import (
     Server,
     dav_server,
@@ -153,6 +153,52 @@ def substitute(store: PrivateStore, place: Place, trusted: str, paths: list[Stor
     # Nix remembers what a cache of this address had.
     shutil.rmtree(store.root / "cache", ignore_errors=True)
     return store.run("nix-store", "--realise", *paths, *flags, check=False).returncode
+
+
+@of_every_kind
+async def test_the_contract(store: PrivateStore, place: Place) -> None:
+    base, middle, top = paths = build_chain(store)
+    infos, nars = await infos_of(store, paths), LocalNars(store.store_dir)
+    key = make_key(store)
+    store_dir = str(store.store_dir)
+    async with open_cache(place.declare(key), store_dir=store_dir) as cache:
+        assert await cache.missing(paths) == set(paths)
+        assert (await cache.push(infos, nars)).sent.keys() == set(paths)
+        # Each with its references, signed, and whole to the last byte.
+        assert await cache.missing(paths) == set()
+        assert await cache.examine(paths) == ()
+        harm_nar(place, middle)
+        assert [(each.path, each.flaw) for each in await cache.examine(paths)] == [
+            (middle, Flaw.NAR_DAMAGED)
+        ]
+        report = await cache.push(infos, nars, replace=[middle])
+        assert (report.failed, report.waiting) == ({}, {})
+        assert await cache.examine(paths) == ()
+    remove(store, paths)
+    assert substitute(store, place, public_key(store, key), [top]) == 0
+    store.run("nix-store", "--check-validity", *paths)
+    store.run("nix-store", "--verify", "--check-contents")
+    async with open_cache(place.declare(key), store_dir=store_dir) as cache:
+        if place.machine is None:
+            assert await cache.unneeded(ours=paths, wanted=[middle]) == {top}
+            assert await cache.delete(paths, keep=[middle]) == {top}
+            assert await cache.missing(paths) == {top}
+        else:  # what stays there its own collector decides
+            with pytest.raises(CacheError, match=r"garbage collector of its own: set gc to false"):
+                await cache.unneeded(ours=paths, wanted=[middle])
+            with pytest.raises(CacheError, match=r"garbage collector of its own: set gc to false"):
+                await cache.delete(paths, keep=[middle])
+            assert await cache.missing(paths) == set()
+        assert await cache.examine([base, middle]) == ()
+
+
+def harm_nar(place: Place, path: StorePath) -> None:
+    """Change a byte of a path as the cache has it."""
+    if place.machine is None:
+        flip(place.folder, path)
+        place.refresh()
+    else:
+        damage(place.folder / Path(path).name)
 
 
 @of_every_kind

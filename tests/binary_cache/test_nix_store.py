@@ -264,6 +264,32 @@ async def test_a_store_that_does_not_trust_us_takes_what_it_trusts(
             assert await it.examine(paths) == ()
 
 
+REALISATION = b'{"dependentRealisations":{},"id":"sha256:%b!out","outPath":"%b","signatures":[]}'
+
+
+async def test_what_it_does_not_take_beside_paths_is_told(
+    store: PrivateStore, remote: TestBuilder
+) -> None:
+    key, (path,) = make_key(store), add_files(store, 1)
+    cache = declared(remote, key)
+    await push(store, cache, [path])
+    log, told = f"log/{'0' * 32}-x.drv", f"realisations/sha256:{'0' * 64}!out.doi"
+    content = REALISATION % (b"0" * 64, Path(path).name.encode())
+    async with opened(cache, store) as it:
+        failed = await it.accompany({log: b"I am x\n", told: content})
+    assert failed.keys() == {told}
+    assert "add ca-derivations to its experimental-features" in failed[told]
+    assert remote.run("nix-store", "--read-log", f"{store.store_dir}/{log[4:]}") == "I am x"
+    trusted = public_key(store, key)
+    feature = "extra-experimental-features"
+    settings = {feature: "ca-derivations", "trusted_users": "nobody"}
+    with remote.behind_a_daemon(**settings, trusted_public_keys=trusted):
+        async with opened(cache, store) as it:
+            failed = await it.accompany({log: b"I am another\n", told: content})
+    assert failed.keys() == {log}
+    assert "name our user in its trusted-users, or set logs to false" in failed[log]
+
+
 async def test_a_machine_that_is_not_the_one_or_is_not_there(
     store: PrivateStore, remote: TestBuilder, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from reconciler.binary_cache.realisation import signed
+from reconciler.binary_cache.realisation import in_order, signed
 from reconciler.binary_cache.signing import PublicKey, read_secret_key
 from tests.binary_cache.support import make_key, public_key
 from tests.support.private_store import PrivateStore
@@ -32,3 +32,18 @@ def test_spaces_and_order_change_nothing(store: PrivateStore) -> None:
     key = read_secret_key(make_key(store), store_dir=str(store.store_dir))
     loose = json.dumps(dict(reversed(json.loads(REALISATION).items())), indent=2)
     assert signed(loose.encode(), [key]) == signed(REALISATION.encode(), [key])
+
+
+def test_what_others_depend_on_goes_first() -> None:
+    def depending(*on: str) -> bytes:
+        return json.dumps({"dependentRealisations": dict.fromkeys(on, "d3yf-b")}).encode()
+
+    objects = {
+        "realisations/c!out.doi": depending("b!out", "elsewhere!out"),
+        "log/x.drv": b"any text",
+        "realisations/b!out.doi": depending("a!out"),
+        "realisations/a!out.doi": depending(),
+    }
+    ordered = in_order(objects)
+    assert sorted(ordered) == sorted(objects)
+    assert [name[13] for name in ordered if name != "log/x.drv"] == ["a", "b", "c"]

@@ -395,11 +395,6 @@ WRONG = [
         "caches.c.bandwidth",
         "a cache of kind file: is not limited; remove it",
     ),
-    (
-        "caches: {c: {uri: 'ssh-ng://h', logs: ^^true}}",
-        "caches.c.logs",
-        "a Nix store takes no logs from here; remove it",
-    ),
     (J + "enabled: ^^yes}}", "jobsets.a.enabled", 'is the text "yes"; write true'),
     (J + "enabled: ^^Off}}", "jobsets.a.enabled", 'is the text "Off"; write false'),
     (J + "enabled: ^^1}}", "jobsets.a.enabled", "must be true or false, is the number 1"),

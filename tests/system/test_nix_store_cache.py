@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from tests.nix.connection_daemons import newer_nix
+from reconciler.upkeep import SAMPLE_INTERVAL
+from tests.nix.connection_daemons import newer_nix, older_nix
 from tests.support.builders import TestBuilder
 from tests.support.trial import Trial
+from tests.system.test_beside import CONTENT_ADDRESSED, derivation, elsewhere
 from tests.system.test_cache import REFERRING, cached, keys
+from tests.system.test_drift import pass_time
+from tests.system.test_graphs import experimental
 
 
 @pytest.fixture
@@ -63,3 +68,62 @@ def test_one_that_is_another_machine_keeps_nothing_from_the_other(
     assert [(cache, state) for cache, state, _ in said] == [("there", "pending")]
     assert "it shows another host key than the declared one" in said[0][2]
     assert not big.holds(str(trial.output("program")))
+
+
+def test_what_its_collector_deletes_is_pushed_again(trial: Trial, big: TestBuilder) -> None:
+    keys(trial)
+    declare(trial, big, host_key=big.sshd.host_key)
+    assert trial.once()
+    big.run("nix-store", "--gc")
+    paths = [str(trial.output(name)) for name in ("library", "tool", "program")]
+    assert not any(big.holds(path) for path in paths)
+    assert trial.once()  # nobody looked yet
+    assert not any(big.holds(path) for path in paths)
+    pass_time(trial, SAMPLE_INTERVAL)
+    assert trial.once()
+    assert all(big.holds(path) for path in paths)
+    big.run("nix-store", "--verify", "--check-contents")
+    (told,) = trial.query("SELECT after FROM event WHERE after LIKE '%pushed again'")
+    assert told == ("3 to be pushed again",)
+    assert trial.value("SELECT count(*) FROM attempt") == 3  # nothing was built for it
+
+
+@pytest.mark.parametrize("there", ["newer", "older"])
+def test_logs_and_realisations_go_there_too(trial: Trial, there: str) -> None:
+    public = keys(trial)
+    experimental(trial, "ca-derivations")
+    feature = "extra-experimental-features = ca-derivations\n"
+    nix = newer_nix() if there == "newer" else older_nix()
+    with closing(TestBuilder(trial.store, nix, settings=feature)) as store:
+        trial.declare(
+            {"it": {"source": trial.source("it", CONTENT_ADDRESSED), "caches": ["there"]}},
+            caches={
+                "there": {
+                    "uri": store.declared().uri,
+                    "sshKeyFile": str(store.sshd.key_file),
+                    "publicHostKey": store.sshd.host_key,
+                    "signingKeyFile": str(trial.root / "key"),
+                    "logs": True,
+                },
+            },
+        )
+        assert trial.once()
+        logs = [store.run("nix-store", "--read-log", path) for path in sent_logs(trial)]
+        assert sorted(logs) == ["I am above", "I am below"]
+        output = str(trial.output("above"))
+        fetched = elsewhere(
+            trial,
+            *("nix-build", str(trial.root / "sources/it/release.nix"), "-A", "above"),
+            *("--no-out-link", "--max-jobs", "0"),
+            *("--option", "substituters", store.substituter),
+            *("--option", "trusted-public-keys", public),
+        )
+        assert fetched.stdout.strip() == output, fetched.stderr
+        assert Path(output).exists()
+
+
+def sent_logs(trial: Trial) -> list[str]:
+    """The derivations under which logs were sent."""
+    folder = derivation(trial, "above").rpartition("/")[0]
+    rows = trial.query("SELECT name FROM companion WHERE name LIKE 'log/%' AND state = 'pushed'")
+    return [f"{folder}/{name.removeprefix('log/')}" for (name,) in rows]
