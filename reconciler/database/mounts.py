@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 
 from msgspec import Struct
 
@@ -93,21 +92,23 @@ def failed(database: Database) -> list[Failed]:
     ]
 
 
-def record(database: Database, attempt: int, *, kind: str, refused: str | None) -> None:
-    """Record what an attempt was to be shown, and why it was not."""
+def begin(database: Database, attempt: int, *, kind: str) -> None:
+    """Record what an attempt is to be shown: it is taken for shown until it is refused."""
     with database.transaction():
-        database.execute(
-            "INSERT OR REPLACE INTO mount(attempt, kind, refused) VALUES (?, ?, ?)",
-            (attempt, kind, refused),
-        )
+        database.execute("INSERT INTO mount(attempt, kind) VALUES (?, ?)", (attempt, kind))
 
 
-def of_attempts(database: Database, attempts: Collection[int]) -> dict[int, tuple[str, str | None]]:
-    """What those of the attempts were to be shown that were to be shown anything, by number: kind,
-    and why it was not.
-    """
-    rows = database.query(
-        "SELECT * FROM mount WHERE attempt IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(attempts)),),
+def refuse(database: Database, attempt: int, *, reason: str) -> None:
+    """Record why an attempt was not shown something."""
+    with database.transaction():
+        database.execute("UPDATE mount SET refused = ? WHERE attempt = ?", (reason, attempt))
+
+
+def was_shown(database: Database, derivation: int) -> bool:
+    """Whether an attempt may have been shown a base, so that what is there may be of it."""
+    found = database.one(
+        "SELECT 1 FROM mount m JOIN attempt a ON a.id = m.attempt"
+        " WHERE a.derivation = ? AND m.kind = 'base' AND m.refused IS NULL LIMIT 1",
+        (derivation,),
     )
-    return {row["attempt"]: (row["kind"], row["refused"]) for row in rows}
+    return found is not None

@@ -16,6 +16,7 @@ from reconciler.database import (
     companions,
     evaluated,
     inspected,
+    mounts,
     observe,
     progress,
     pushed,
@@ -140,6 +141,8 @@ def _build(farm: Farm, action: plan.Build, *, now: float) -> None:
     builder = farm.desired.builders[action.builder]
     mount = mounted.mount_of(farm, action.derivation, builder)
     (attempt,) = built.begin_attempts(farm.database, [(action.derivation, action.builder)], now=now)
+    if mount is not None:
+        mounts.begin(farm.database, attempt, kind=mount.kind)
     usage.charge(farm.database, attempt, farm.work.scheduler.jobsets(action.derivation))
     farm.work.graph.start(action.derivation)
     farm.work.scheduler.started(action.derivation, action.builder, now=now)

@@ -35,7 +35,7 @@ def mount_of(farm: Farm, derivation: int, builder: Builder) -> Mount | None:
     elif strategies != {Strategy.HIDDEN}:
         reason = "a jobset of another `incremental.strategy` needs it too"
     if reason is not None:
-        mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
+        _build_in_full(farm, derivation, reason)
         return None
     return Mount(kind=Kind.BASE, name=found.path.rpartition("/")[2])
 
@@ -63,19 +63,28 @@ def _strategy(jobset: Jobset) -> Strategy:
 def built_with(farm: Farm, outcome: Built) -> None:
     """Record what an attempt was shown; `outcome` has a mount."""
     assert outcome.mount is not None
-    result = outcome.result
-    kind = outcome.mount.kind
-    if not result.outcome.final or result.found:
-        return  # what was found may have been made by an attempt that was cut off
-    refused = outcome.refused
+    result, refused = outcome.result, outcome.refused
     if result.substituted:
         refused = "it was fetched, and not built"
-    mounts.record(farm.database, outcome.attempt, kind=kind, refused=refused)
-    if kind is Kind.BASE and refused is not None:
-        mounts.build_in_full(farm.database, outcome.derivation, reason=refused, failed=False)
-    if not result.substituted:
+    elif result.found:
+        refused = "it was there already"
+    if refused is not None:
+        mounts.refuse(farm.database, outcome.attempt, reason=refused)
+    if not result.outcome.final:
+        return
+    if refused is not None and outcome.mount.kind is Kind.BASE:
+        _build_in_full(farm, outcome.derivation, refused)
+    if not (result.substituted or result.found):
         for jobset in _jobsets(farm, outcome.derivation):
             farm.fault("jobset", jobset.name, NOT_SHOWN, _told(refused))
+
+
+def _build_in_full(farm: Farm, derivation: int, reason: str) -> None:
+    """Record that a build starts from nothing, unless what is there may be of an attempt that
+    started from a base: Nix leaves outputs alone that exist when it makes those that were lost.
+    """
+    if not mounts.was_shown(farm.database, derivation):
+        mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
 
 
 def look(farm: Farm, *, now: float) -> None:
