@@ -11,6 +11,7 @@ from reconciler.branches import Head
 from reconciler.build.mounts import Mount
 from reconciler.ingest import Ingested
 from reconciler.model import (
+    ArtifactStore,
     AttemptResult,
     BuilderName,
     CacheName,
@@ -101,8 +102,8 @@ class Kept(Struct, frozen=True, kw_only=True):
 class Shared(Struct, frozen=True, kw_only=True):
     """Bases were put into an artifact store, by their names there, and others taken out."""
 
-    store: str
-    url: str
+    store: ArtifactStore
+    """As it was declared then."""
     shared: Mapping[str, StoredBase] = field(default_factory=dict)
     gone: Mapping[str, StoredBase] = field(default_factory=dict)
     """There was nothing to put there: the local store has lost it."""

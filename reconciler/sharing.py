@@ -45,8 +45,7 @@ async def share(store: ArtifactStore, due: Due, local: Store, *, farm: str) -> S
     except (CacheError, NixError) as error:
         fault = fault or str(error)
     return Shared(
-        store=store.name,
-        url=store.url,
+        store=store,
         shared=shared,
         gone=gone,
         withdrawn=withdrawn,

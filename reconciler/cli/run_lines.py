@@ -24,6 +24,9 @@ from reconciler.status import counted, gist
 LOG_LINES = 10
 """Of a failed build's log."""
 
+TOLD = ("evaluation", "document", "jobset", "cache", "builder", "request", "artifact-store")
+"""Kinds of events that have lines."""
+
 
 class Weight(Enum):
     """A line's priority, as syslog numbers it."""
@@ -80,9 +83,7 @@ class News:
         found = running.events(
             database,
             after=self._event,
-            kinds=(
-                "evaluation", "document", "jobset", "cache", "builder", "request", "artifact-store",
-            ),  # fmt: skip
+            kinds=TOLD,
         )
         self._event = max(self._event, running.last_event(database))
         return found

@@ -75,18 +75,21 @@ def shared(farm: Farm, outcome: Shared, *, now: float) -> None:
     """Record what an artifact store got and lost."""
     artifacts.record(
         farm.database,
-        outcome.url,
+        outcome.store.url,
         shared=outcome.shared,
         gone=outcome.gone,
         withdrawn=outcome.withdrawn,
         now=now,
     )
-    farm.fault(KIND, outcome.store, NOT_WRITTEN, outcome.unusable)
-    farm.sharing.discard(outcome.store)
+    name = outcome.store.name
+    farm.sharing.discard(name)
+    if farm.desired.artifact_stores.get(name) != outcome.store:
+        return  # of what is declared now, that says nothing
+    farm.fault(KIND, name, NOT_WRITTEN, outcome.unusable)
     if outcome.unusable is None:
-        farm.fault(KIND, outcome.store, NOT_READ, None)  # perhaps: the next to ask finds out
-        farm.unshared.pop(outcome.store, None)
+        farm.fault(KIND, name, NOT_READ, None)  # perhaps: the next to ask finds out
+        farm.unshared.pop(name, None)
     else:
-        failed = farm.unshared.setdefault(outcome.store, Away())
+        failed = farm.unshared.setdefault(name, Away())
         failed.not_before = now + min(FIRST_PAUSE * 2**failed.failures, LONGEST_PAUSE)
         failed.failures = min(failed.failures + 1, 10)

@@ -161,7 +161,7 @@ class Farms:
         assert told.unusable is None
         artifacts.record(
             self.first,
-            told.url,
+            told.store.url,
             shared=told.shared,
             gone=told.gone,
             withdrawn=told.withdrawn,
