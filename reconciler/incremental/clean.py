@@ -46,7 +46,8 @@ async def add_twin(
         made = await process.run(["nix-instantiate", file.name], env=environment, timeout=TIMEOUT)
     if made.returncode != 0:
         raise NixError(f"Nix makes no twin of {drv}: {made.stderr.strip()}")
-    twin = DrvPath(made.stdout.decode().strip())
+    # With "!" and the first output's name, where that is not `out`.
+    twin = DrvPath(made.stdout.decode().strip().partition("!")[0])
     await store.protect([StorePath(twin)])
     if not await store.valid([StorePath(twin)]):
         raise NixError(f"{twin} was collected as soon as it was made")
