@@ -41,7 +41,7 @@ class Slot(Struct, frozen=True, kw_only=True):
     @property
     def untrusted(self) -> bool:
         """What it leaves serves its own branch and no other."""
-        return self.branch is not None and self.trust == self.jobset
+        return self.branch is not None and self.trust == Trust(self.jobset)
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
