@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.shown import install
 from tests.support.trial import Trial
+from tests.system.test_forks import push_fork
 from tests.system.test_hidden import HIDDEN
-from tests.system.test_incremental import UNITS, Project
+from tests.system.test_incremental import UNITS, Project, unit_source
 
 ASKING = HIDDEN.replace(
     'build = "make";',
@@ -95,3 +96,16 @@ def test_without_the_hook_it_is_compiled_plainly_and_said(trial: Trial) -> None:
     ((kind, refused),) = trial.query("SELECT kind, refused FROM mount")
     assert kind == "compiler-cache"
     assert refused.startswith("Nix ran no pre-build-hook of ours")
+
+
+def test_an_untrusted_branch_is_shown_nothing(project: Project) -> None:
+    """What it kept would be compiled into what is at the path of everybody's clean build."""
+    git = {"url": project.repository.url, "branches": ["main", "refs/pull/*/head"]}
+    project.source = {"git": git, "file": "release.nix"}
+    project.declare(**STRATEGY)
+    project.run()
+    assert caches(project.trial) == {"it": (0, UNITS + 1)}
+    push_fork(project, "src/unit1.c", unit_source(1, 5))
+    assert "incremental: no compilers' cache" in project.run()
+    assert caches(project.trial) == {"it": (0, UNITS + 1)}
+    assert project.trial.conditions() == {}

@@ -20,7 +20,8 @@ from tests.support.shown import install, mounted
 from tests.support.trial import Trial
 from tests.system.test_audit import STALE, audits, cached, in_force
 from tests.system.test_builders import declared
-from tests.system.test_incremental import RELEASE, UNITS, Project
+from tests.system.test_forks import push_fork
+from tests.system.test_incremental import RELEASE, UNITS, Project, unit_source
 
 HIDDEN = RELEASE.replace("    base = incrementalBases.app or null;\n", "").replace(
     "{ incrementalBases ? { } }:\n", ""
@@ -318,3 +319,15 @@ def told(project: Project, *arguments: str) -> str:
     done = CliRunner().invoke(cli, [*places, *arguments], env=project.trial.env)
     assert done.exit_code == 0, done.output
     return " ".join(done.output.split())
+
+
+@pytest.mark.usefixtures("shown")
+def test_an_untrusted_branch_starts_from_nothing_that_it_left_itself(project: Project) -> None:
+    git = {"url": project.repository.url, "branches": ["main", "refs/pull/*/head"]}
+    project.source = {"git": git, "file": "release.nix"}
+    declare_without_caches(project)
+    project.run()
+    push_fork(project, "src/unit1.c", unit_source(1, 5))
+    assert project.compiled() == ["unit1.c"], "from what main left"
+    push_fork(project, "src/unit2.c", unit_source(2, 5))
+    assert project.compiled() == ["unit1.c", "unit2.c"], "from that again, not from its own"
