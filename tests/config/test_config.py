@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from reconciler.config import ConfigError, Problem, load, parse
 from reconciler.model import (
-    ArtifactStore,
     Amount,
+    ArtifactStore,
     Builder,
     BuilderName,
     CacheName,
@@ -308,8 +308,8 @@ WRONG = [
         "jobset",
         'did you mean "jobsets"? (allowed: jobsets, builders, caches, artifactStores)',
     ),
-    ('artifactStores: {a: {url: ^^"s3://k:s@b"}}', "artifactStores.a.url", "keep the key in a file"),
-    ('artifactStores: {a: {url: ^^"ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3:"),
+    ('artifactStores: {a: {url: ^^"s3://k:s@b"}}', "artifactStores.a.url", "keep the key in a"),
+    ('artifactStores: {a: {url: ^^"ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3"),
     (
         'artifactStores: {a: {url: "file:/x", credentialsFile: ^^/k}}',
         "artifactStores.a.credentialsFile",
