@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,6 +25,10 @@ is not, and without build users a builder owns what it is shown."""
 COMPILER_CACHES = Path("/var/cache/nix-reconciler-compilers")
 """What compilers keep, a folder for each domain of trust. Made by root, of the build users' group:
 the hook, which root runs, makes the folders in it."""
+
+
+CACHES_VARIABLE = "RECONCILER_COMPILER_CACHES"
+"""Names another place for them."""
 
 
 class Kind(StrEnum):
@@ -76,6 +80,26 @@ def wants_compiler_cache(drv: DrvPath) -> bool:
         return _WANTED in Path(drv).read_bytes()
     except OSError:
         return False  # whoever is to build it will say so
+
+
+def compiler_caches(environment: Mapping[str, str]) -> dict[str, int | None]:
+    """What there is of what compilers keep: folders with their bytes, None where we may not look.
+
+    It is all of it that is read: take your time.
+    """
+    place = Path(environment.get(CACHES_VARIABLE, COMPILER_CACHES))
+    if not place.is_dir():
+        return {}
+    return {each.name: _size(each) for each in sorted(place.iterdir()) if each.is_dir()}
+
+
+def _size(folder: Path) -> int | None:
+    try:
+        return (
+            sum(file.lstat().st_size for file in folder.rglob("*")) if any(folder.iterdir()) else 0
+        )
+    except OSError:
+        return None
 
 
 def domain_folder(domain: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Iterator
 
 import click
 
+from reconciler.build.mounts import compiler_caches
 from reconciler.cli.base_told import build_json
 from reconciler.cli.log_text import lines_of
 from reconciler.cli.output import Json, plain, print_json
@@ -92,17 +94,23 @@ def _status(jobset: str | None, *, as_json: bool) -> None:
         found = [
             each for name in _jobsets(database, jobset) for each in bases.slots(database, name)
         ]
+    compilers = {} if jobset else compiler_caches(os.environ)
     if as_json:
-        print_json({"slots": [_slot_json(each) for each in found]})
-    elif not found:
+        caches: list[Json] = [{"name": name, "size": size} for name, size in compilers.items()]
+        print_json({"slots": [_slot_json(each) for each in found], "compilerCaches": caches})
+        return
+    if not found and not compilers:
         click.echo("No job takes part: one has an output intermediates, its jobset incremental.")
-    else:
+    if found:
         rows = [_slot_row(each, now=time.time()) for each in found]
         header = ["JOB", "BRANCH", "BASES", "SIZE", "DEPTH", "NEWEST", "BUILDS"]
         if not any(each.slot.branch for each in found):
             rows = [[name, *others] for name, _, *others in rows]
             header.remove("BRANCH")
         click.echo("\n".join(table(rows, header=header, width=columns())))
+    for name, size in compilers.items():
+        known = "of unknown size: only root and the build users may look" if size is None else ""
+        click.echo(f"compilers' cache {harmless(name)}: {known or format_size(size or 0)}")
 
 
 def _jobsets(database: Database, text: str | None) -> list[JobsetName | None]:

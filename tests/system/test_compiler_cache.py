@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from reconciler.cli import cli
+from tests.cli.farm import check_schema
 from tests.support.shown import install
 from tests.support.trial import Trial
 from tests.system.test_forks import push_fork
@@ -109,3 +112,20 @@ def test_an_untrusted_branch_is_shown_nothing(project: Project) -> None:
     assert "incremental: no compilers' cache" in project.run()
     assert caches(project.trial) == {"it": (0, UNITS + 1)}
     assert project.trial.conditions() == {}
+
+
+def test_status_tells_how_large_it_is(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = project.trial
+    project.declare(**STRATEGY)
+    project.run()
+    monkeypatch.setenv("RECONCILER_COMPILER_CACHES", str(trial.root / "compilers"))
+    places = ("--config", str(trial.config), "--state-dir", str(trial.state_dir))
+    run = CliRunner().invoke(cli, [*places, "incremental", "status", "--json"])
+    assert run.exit_code == 0, run.output
+    told = json.loads(run.stdout)
+    check_schema(told, "incremental-status")
+    (cache,) = told["compilerCaches"]
+    assert cache["name"].startswith("it-")
+    assert cache["size"] > 1000
+    run = CliRunner().invoke(cli, [*places, "incremental", "status"])
+    assert run.stdout.startswith(f"compilers' cache {cache['name']}: ")
