@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 from bench.lab import Lab
 from bench.measure import Row, Run, compare, interleaved, python, timed
-from tests.binary_cache.servers import Server, open_s3_server
+from tests.binary_cache.servers import open_s3_server
 
 SIZE = 17_000
 """Bytes of a small path's content."""
@@ -112,21 +112,15 @@ def _row(
 
 
 class _Far:
-    """Buckets of a server at the end of a line with delay; each is new."""
+    """Buckets of a server at the end of a line with delay; each is given out once."""
 
-    def __init__(self, folder: Path, server: Server, address: str) -> None:
-        self._folder = folder
-        self._server = server
+    def __init__(self, buckets: Iterable[str], address: str) -> None:
+        self._buckets = iter(buckets)
         self._address = address
-        self._made = 0
 
     def bucket(self) -> str:
-        """Nix remembers what is in a bucket by its name alone."""
-        self._made += 1
-        name = f"{self._folder.name.lower().replace('_', '-')}-{self._made}"
-        (self._folder / name).mkdir()
-        self._server.refresh()
-        return name
+        """One that nobody knows: Nix remembers what is in a bucket by its name alone."""
+        return next(self._buckets)
 
     def uri(self, bucket: str) -> str:
         return f"s3://{bucket}?endpoint={self._address}&scheme=http&region=us-east-1"
@@ -135,6 +129,10 @@ class _Far:
 @contextmanager
 def _far(lab: Lab) -> Iterator[_Far]:
     folder = lab.folder()
+    prefix = folder.name.lower().replace("_", "-")
+    names = [f"{prefix}-{number}" for number in range(4 * lab.sizes.rounds)]
+    for name in names:  # rclone may hide one that is made while it has files on their way
+        (folder / name).mkdir()
     with open_s3_server(folder) as server:
         argv = python("bench.slow_line", server.address, str(DELAY))
         with subprocess.Popen(
@@ -146,7 +144,7 @@ def _far(lab: Lab) -> Iterator[_Far]:
         ) as line:
             assert line.stdout is not None
             try:
-                yield _Far(folder, server, line.stdout.readline().strip())
+                yield _Far(names, line.stdout.readline().strip())
             finally:
                 line.kill()
 
