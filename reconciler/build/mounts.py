@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -94,12 +95,13 @@ def compiler_caches(environment: Mapping[str, str]) -> dict[str, int | None]:
 
 
 def _size(folder: Path) -> int | None:
-    try:
-        return (
-            sum(file.lstat().st_size for file in folder.rglob("*")) if any(folder.iterdir()) else 0
-        )
-    except OSError:
+    if not os.access(folder, os.R_OK | os.X_OK):
         return None
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # builds make and remove them meanwhile
+            total += file.lstat().st_size
+    return total
 
 
 def domain_folder(domain: str) -> str:

@@ -74,7 +74,8 @@ def test_status_shows_each_job_that_takes_part(grown: Farm) -> None:
     (slot,) = grown.json("incremental", "status", "web", schema="incremental-status")["slots"]
     assert (slot["name"], slot["bases"], slot["incremental"], slot["full"]) == ("web.site", 2, 1, 1)
     assert grown.json("incremental", "status", "web.next", schema="incremental-status") == {
-        "slots": []
+        "slots": [],
+        "compilerCaches": [],
     }
     assert "No job takes part" in grown.run("incremental", "status", "web.next").output
     assert "is no jobset" in str(grown.failure("incremental", "status", "web.site"))
