@@ -31,8 +31,11 @@ async def keep(left: Left, store: Store, *, max_size: int) -> Kept:
         if unusable is not None:
             return Kept(left=left, refused=unusable)
         name = f"{left.name[:_LONGEST]}-intermediates"
-        policy = policy_of(basic_derivation.read(left.path))
-        kept = await add_base(store, left.intermediates, name=name, max_size=max_size)
+        derivation = basic_derivation.read(left.path)
+        policy = policy_of(derivation)
+        kept = await add_base(
+            store, left.intermediates, derivation=derivation, name=name, max_size=max_size
+        )
     except (NixError, OSError) as error:
         return Kept(left=left, error=str(error))
     if isinstance(kept, Refused):

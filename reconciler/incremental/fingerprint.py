@@ -45,14 +45,7 @@ def fingerprint(derivation: BasicDerivation, outputs_of: OutputsOf = outputs_of)
     only about inputs that may have made the source.
     """
     known = variables(derivation)
-    store_dir = str(PurePosixPath(derivation.path).parent)
-    left_out = {
-        name: _store_path(value, store_dir)
-        for name in LEFT_OUT
-        if (value := known.get(name)) is not None
-    }
-    if SOURCE in left_out and left_out[SOURCE] is None:
-        del left_out[SOURCE]
+    left_out = _left_out(derivation, known)
     dropped = {path for path in left_out.values() if path is not None}
     blanks: dict[str, str] = dict.fromkeys(dropped, "<source>")
     blanks |= {path: f"<{name}>" for name, (path, _, _) in derivation.outputs.items() if path}
@@ -69,6 +62,31 @@ def fingerprint(derivation: BasicDerivation, outputs_of: OutputsOf = outputs_of)
         sorted((name, *kind) for name, (_, *kind) in derivation.outputs.items())
     )
     return Fingerprint(digest=_digest(sorted(parts.items()), digits=64), parts=parts)
+
+
+def accounted(
+    derivation: BasicDerivation, outputs_of: OutputsOf = outputs_of
+) -> tuple[frozenset[DrvPath], frozenset[StorePath]]:
+    """The input derivations and the input files that the fingerprint of a derivation stands for."""
+    left_out = _left_out(derivation, variables(derivation))
+    dropped = {path for path in left_out.values() if path is not None}
+    inputs = frozenset(_kept_inputs(derivation, dropped, outputs_of))
+    return inputs, frozenset(derivation.input_sources) - dropped
+
+
+def _left_out(
+    derivation: BasicDerivation, known: Mapping[str, object]
+) -> dict[str, StorePath | None]:
+    """The variables that do not count, each with the store path that it holds."""
+    store_dir = str(PurePosixPath(derivation.path).parent)
+    found = {
+        name: _store_path(value, store_dir)
+        for name in LEFT_OUT
+        if (value := known.get(name)) is not None
+    }
+    if SOURCE in found and found[SOURCE] is None:
+        del found[SOURCE]
+    return found
 
 
 def variables(derivation: BasicDerivation) -> dict[str, object]:
@@ -91,13 +109,21 @@ def _store_path(value: object, store_dir: str) -> StorePath | None:
 def _inputs(
     derivation: BasicDerivation, dropped: set[StorePath], outputs_of: OutputsOf
 ) -> Mapping[str, str]:
+    wanted = _kept_inputs(derivation, dropped, outputs_of)
+    inputs = derivation.input_derivations
+    return _grouped(_INPUT, ((drv, ",".join(sorted(inputs[drv]))) for drv in wanted))
+
+
+def _kept_inputs(
+    derivation: BasicDerivation, dropped: set[StorePath], outputs_of: OutputsOf
+) -> Iterable[DrvPath]:
+    """Without those that made the source, the base or the policy."""
     made = dropped - derivation.input_sources
-    wanted = (
-        (drv, ",".join(sorted(names)))
-        for drv, names in derivation.input_derivations.items()
+    return (
+        drv
+        for drv in derivation.input_derivations
         if not any(_may_make(drv, path) and path in outputs_of(drv) for path in made)
     )
-    return _grouped(_INPUT, wanted)
 
 
 def _may_make(drv: DrvPath, path: StorePath) -> bool:

@@ -1,20 +1,23 @@
 """Intermediates into the store, named by their content alone: then they are a base.
 
 Nothing but its hash has to be trusted of a base, and nothing keeps it alive but our own roots: it
-has no deriver and refers to nothing. What is unfit to be one is refused with the reason, which is
-no fault of the build that left it.
+has no deriver, and for Nix it refers to nothing, whatever it mentions. What is unfit to be one is
+refused with the reason, which is no fault of the build that left it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
 
 from reconciler.binary_cache.nars import GoneError, LocalNars
+from reconciler.incremental.mentions import unaccounted
 from reconciler.model import PathInfo, StorePath
+from reconciler.nix.basic_derivation import BasicDerivation
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import OPEN_TIMEOUT
 from reconciler.nix.protocol import ClientOptions
@@ -41,9 +44,14 @@ class Refused(Struct, frozen=True, kw_only=True):
 
 
 async def add_base(
-    store: Store, intermediates: StorePath, *, name: str, max_size: int
+    store: Store,
+    intermediates: StorePath,
+    *,
+    derivation: BasicDerivation,
+    name: str,
+    max_size: int,
 ) -> Kept | Refused:
-    """Make a base called `name` of the intermediates that a build left.
+    """Make a base called `name` of the intermediates that the build of a derivation left.
 
     The store is given their files as a stream, over a connection of its own: it may take long.
     NixError where the store cannot be asked, or does not take them.
@@ -51,7 +59,8 @@ async def add_base(
     info = await store.path_info(intermediates)
     if info is None:
         return Refused(reason=f"its intermediates, {intermediates}, are not in the store")
-    unfit = _unfit(info, max_size=max_size)
+    barred = await asyncio.to_thread(unaccounted, derivation, info.references)
+    unfit = _unfit(info, barred, max_size=max_size)
     if unfit is not None:
         return Refused(reason=unfit)
     store_dir = str(PurePosixPath(intermediates).parent)
@@ -72,13 +81,13 @@ async def add_base(
     return Kept(name=name, path=path, nar_hash=sri(digest), size=info.nar_size)
 
 
-def _unfit(info: PathInfo, *, max_size: int) -> str | None:
-    if info.references:
-        others = [each for each in info.references if each != info.path]
+def _unfit(info: PathInfo, barred: Collection[StorePath], *, max_size: int) -> str | None:
+    if barred:
+        others = [each for each in barred if each != info.path]
         return (
-            f"its intermediates refer to {_few(others or info.references)}, and a base may refer to"
-            " nothing in the store: have the build leave out what does, or write no such path into"
-            " it (the library's stablePrefix keeps $out out)"
+            f"its intermediates refer to {_few(others or barred)}, and a base may refer to nothing"
+            " but what its builds need in any case, the source left out: have the build leave out"
+            " what does, or write no such path into it (the library's stablePrefix keeps $out out)"
         )
     if info.nar_size > max_size:
         return (

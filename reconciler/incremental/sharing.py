@@ -182,7 +182,7 @@ class Sharing(Struct, kw_only=True):
         if path not in await self.store.valid([path]):
             with tempfile.TemporaryDirectory(prefix="artifact-", dir=self.scratch) as folder:
                 file = Path(folder, "nar")
-                await artifacts.fetch(objects, found, file, store_dir=store_dir)
+                await artifacts.fetch(objects, found, file)
                 await self._add(said.name, file)
         recorded.take(
             self.database,

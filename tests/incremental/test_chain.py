@@ -35,6 +35,7 @@ from reconciler.model import (
     Source,
     StorePath,
 )
+from reconciler.nix import basic_derivation
 from reconciler.nix.expression import Given, native_system
 from reconciler.source import LockedSource
 from reconciler.trust import trust_of
@@ -167,7 +168,11 @@ class Farm:
             assert decisions.took([built.drv_path], paths) == {built.drv_path: frozenset(paths)}
         outputs, log = self._realise(built)
         kept = await add_base(
-            self.evaluator.store, outputs["intermediates"], name="app-base", max_size=2**30
+            self.evaluator.store,
+            outputs["intermediates"],
+            derivation=basic_derivation.read(built.drv_path),
+            name="app-base",
+            max_size=2**30,
         )
         assert isinstance(kept, Kept), kept
         new = NewBase(

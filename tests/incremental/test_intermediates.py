@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.incremental.intermediates import Kept, Refused, add_base
-from reconciler.model import StorePath
+from reconciler.model import DrvPath, StorePath
+from reconciler.nix import basic_derivation
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.store import Store
 from tests.support.private_store import PrivateStore
@@ -20,20 +21,23 @@ BASES = Path(__file__).parents[2] / "lib/incremental/bases.nix"
 class Built:
     """A store with the intermediates of one build."""
 
-    def __init__(self, private: PrivateStore, script: str = "") -> None:
+    def __init__(
+        self, private: PrivateStore, script: str = "", *, let: str = "", variables: str = ""
+    ) -> None:
         self.private = private
         self.store = Store(
             local_endpoint({**os.environ, **private.environment}), private.root / "roots"
         )
-        self.out, self.intermediates = self.build("app", script)
+        self._let = let
+        self.out, self.intermediates = self.build("app", script, variables)
 
-    def build(self, name: str, script: str, base: str = "") -> tuple[StorePath, StorePath]:
+    def build(self, name: str, script: str, variables: str = "") -> tuple[StorePath, StorePath]:
         text = f"""
-          derivation {{
+          let {self._let} in derivation {{
             name = "{name}"; system = builtins.currentSystem; builder = "/bin/sh";
             PATH = "/usr/bin:/bin";
             outputs = [ "out" "intermediates" ];
-            {base}
+            {variables}
             args = [ "-c" ''
               mkdir -p $intermediates/empty $intermediates/sub
               echo object of {name} > $intermediates/sub/a.o
@@ -47,14 +51,23 @@ class Built:
         """
         (drv,) = self.private.instantiate(text)
         drv = drv.partition("!")[0]
+        self.drv = DrvPath(drv)
         self.private.run("nix-store", "--realise", drv)
         outputs = self.private.run("nix-store", "--query", "--outputs", drv).stdout.split()
         out = next(each for each in outputs if each.endswith(f"-{name}"))
         intermediates = next(each for each in outputs if each.endswith("-intermediates"))
         return StorePath(out), StorePath(intermediates)
 
-    async def add(self, *, max_size: int = PLENTY, name: str = "app-base") -> Kept | Refused:
-        return await add_base(self.store, self.intermediates, name=name, max_size=max_size)
+    async def add(
+        self, *, store: Store | None = None, max_size: int = PLENTY, name: str = "app-base"
+    ) -> Kept | Refused:
+        return await add_base(
+            store or self.store,
+            self.intermediates,
+            derivation=basic_derivation.read(self.drv),
+            name=name,
+            max_size=max_size,
+        )
 
     def alive(self) -> set[str]:
         return set(self.private.run("nix-store", "--gc", "--print-live").stdout.split())
@@ -94,12 +107,58 @@ async def test_a_base_that_is_gone_fails_with_its_line(store: PrivateStore) -> N
     assert "base app-base is not available" in failed.stderr
 
 
-async def test_what_refers_to_anything_is_refused(store: PrivateStore) -> None:
+async def test_what_its_builds_need_in_any_case_may_be_mentioned(store: PrivateStore) -> None:
+    """As objects mention the compiler's headers, and programs their loader: also from far below."""
+    below, above = (
+        f"""derivation {{
+          name = "{name}"; system = builtins.currentSystem; builder = "/bin/sh"; {more}
+          args = [ "-c" "echo ${{./.}} $below > $out" ];
+        }}"""
+        for name, more in (("loader", ""), ("compiler", "below = loader;"))
+    )
+    built = Built(
+        store,
+        "read -r _ loader < $compiler; echo $compiler $loader > $intermediates/sub/a.o",
+        let=f"loader = {below}; compiler = {above};",
+        variables="inherit compiler;",
+    )
+    info = await built.store.path_info(built.intermediates)
+    assert info is not None
+    assert sorted(Path(each).name[33:] for each in info.references) == ["compiler", "loader"]
+    kept = await built.add()
+    assert isinstance(kept, Kept), kept
+    added = await built.store.path_info(kept.path)
+    assert added is not None
+    assert added.references == ()
+    await built.store.close()
+
+
+@pytest.mark.parametrize("variable", ["src", "incrementalBase"])
+async def test_what_the_next_build_may_not_have_is_refused(
+    store: PrivateStore, variable: str
+) -> None:
+    """Neither itself nor what is known from it alone."""
+    made = """derivation {
+      name = "made"; system = builtins.currentSystem; builder = "/bin/sh";
+      args = [ "-c" "echo it > $out" ];
+    }"""
+    built = Built(
+        store,
+        f"echo ${variable} > $intermediates/sub/a.o",
+        variables=f"{variable} = {made};",
+    )
+    refused = await built.add()
+    assert isinstance(refused, Refused)
+    assert "-made, and a base may refer to nothing but" in refused.reason
+    await built.store.close()
+
+
+async def test_what_refers_to_an_output_is_refused(store: PrivateStore) -> None:
     built = Built(store, "echo $out > $intermediates/prefix.h")
     refused = await built.add()
     assert isinstance(refused, Refused)
     assert built.out in refused.reason
-    assert "may refer to nothing" in refused.reason
+    assert "may refer to nothing but what its builds need" in refused.reason
     await built.store.close()
 
 

@@ -26,13 +26,13 @@ from reconciler.bases import Fingerprint, Trust
 from reconciler.database import Database, artifacts, bases, incremental, open_memory
 from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import NewBase, Slot
-from reconciler.incremental.intermediates import Kept, add_base
+from reconciler.incremental.intermediates import Kept
 from reconciler.incremental.policy import Policy
 from reconciler.incremental.sharing import Need, Sharing
 from reconciler.model import ArtifactStore, DrvPath, Incremental, JobsetName, StorePath
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.store import Store
-from tests.incremental.test_intermediates import PLENTY, Built
+from tests.incremental.test_intermediates import Built
 from tests.support.private_store import PrivateStore
 
 MEANS = Fingerprint(digest="f" * 64, parts={"the builder": "1"})
@@ -60,9 +60,7 @@ class Left:
         self.kept = asyncio.run(self._leave())
 
     async def _leave(self) -> Kept:
-        kept = await add_base(
-            self.built.store, self.built.intermediates, name="app-base", max_size=PLENTY
-        )
+        kept = await self.built.add()
         assert isinstance(kept, Kept)
         await self.built.store.close()
         farms = Farms(self, kept, self.folder)
@@ -147,9 +145,7 @@ class Farms:
 
     async def build_again(self) -> None:
         """Have it in the local store."""
-        kept = await add_base(
-            self.local, self.built.intermediates, name="app-base", max_size=PLENTY
-        )
+        kept = await self.built.add(store=self.local)
         assert kept == self.kept
 
     def due(self) -> artifacts.Due:
@@ -380,20 +376,6 @@ def cut(farms: Farms) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
-def referring(farms: Farms) -> None:
-    """As intermediates do that hold the path of an output, wherever it stands."""
-    output = str(farms.built.out).encode()
-    padding = b"x" * (-len(output) % 8)
-    entry = (len(output + padding)).to_bytes(8, "little") + output + padding
-    old = (len(b"object of app\n")).to_bytes(8, "little") + b"object of app\n\0\0"
-
-    def put(nar: bytes) -> bytes:
-        assert nar.count(old) == 1
-        return nar.replace(old, entry)
-
-    packed(put, told=True)(farms)
-
-
 BAD: dict[str, tuple[Callable[[Farms], None], str]] = {
     "missing": (lost, ".nar.zst is missing"),
     "cut": (cut, "bytes, not the"),
@@ -406,7 +388,6 @@ BAD: dict[str, tuple[Callable[[Farms], None], str]] = {
     "bomb": (packed(lambda nar: nar + bytes(2**28)), "its NAR is longer than the"),
     "unpacked": (garbage(".nar.zst", b"what is this"), "its NAR is damaged: not zstd"),
     "no-nar": (packed(lambda _: b"of no use at all", told=True), "archive"),
-    "refers": (referring, "and a base may refer to nothing in the store"),
     "no-description": (garbage(".json", b"{"), "is no description"),
     "empty-description": (garbage(".json", b"{}"), "is no description"),
     "no-text": (garbage(".json", b"\xff\xfe"), "is no description"),
