@@ -177,7 +177,7 @@ def look(farm: Farm, *, now: float) -> Observed:
             unwanted=farm.work.unwanted(),
             rooted=farm.store.held(),
             sweep_due=farm.sweep_due,
-            retry_at=tuple(each.not_before for each in farm.unshared.values()),
+            retry_at=tuple(each.not_before for each in (*farm.unshared.values(), farm.undiscarded)),
             removed=tuple(
                 name
                 for name, each in stored.items()

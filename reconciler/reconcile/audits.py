@@ -19,7 +19,7 @@ from reconciler.database.ingest import known_builds
 from reconciler.database.observe import Request
 from reconciler.model import BuildState, JobsetName
 from reconciler.outcomes import Audited, Discarded, Revisited, Twinned
-from reconciler.reconcile.farm import AuditStage, Farm
+from reconciler.reconcile.farm import AuditStage, Away, Farm
 from reconciler.status import UNSUPPORTED_GRACE
 from reconciler.transitions import Cause
 
@@ -34,7 +34,7 @@ def look(farm: Farm, *, now: float) -> None:
     open_audits = bases.open_audits(farm.database)
     for each in open_audits:
         _go_on(farm, each, now=now)
-    _heal(farm)
+    _heal(farm, now=now)
     hold_back(farm)
     _tell_failed(farm)
 
@@ -187,7 +187,7 @@ def not_pushed(farm: Farm) -> None:
         audits.withdraw_pushes(farm.database)
 
 
-def _heal(farm: Farm) -> None:
+def _heal(farm: Farm, *, now: float) -> None:
     """Have evaluated again what has jobs from what is in quarantine."""
     found: dict[JobsetName, list[Wrong]] = {}
     for each in audits.wrong(farm.database):
@@ -201,23 +201,31 @@ def _heal(farm: Farm) -> None:
             cause = f"{new[0].job}, built from a base, is not to be trusted: {new[0].reason}"
             farm.trigger(name, cause=cause, force=True)
     if any(each.hidden for each in chain.from_iterable(found.values())):
-        _discard(farm)
+        _discard(farm, now=now)
+    elif not farm.discarding:
+        farm.undiscarded = Away()
+        farm.fault("builder", "local", NOT_DISCARDED, None)
 
 
-def _discard(farm: Farm) -> None:
+def _discard(farm: Farm, *, now: float) -> None:
     """Have what is wrong where clean builds belong deleted, with all that was built with it."""
+    if farm.discarding or farm.undiscarded.not_before > now:
+        return
     spoilt = audits.spoilt(farm.database)
     builds = {key: build for key, build in spoilt.items() if build[1]}
-    if builds and not farm.discarding and farm.running.keys().isdisjoint(spoilt):
+    if builds and farm.running.keys().isdisjoint(spoilt):
         farm.discarding = True
         farm.executor.discard(builds)
 
 
-def discarded(farm: Farm, outcome: Discarded) -> None:
+def discarded(farm: Farm, outcome: Discarded, *, now: float) -> None:
     """Have built what was deleted."""
     farm.fault("builder", "local", NOT_DISCARDED, outcome.error)
-    if outcome.error is None:  # else it is tried again by the next daemon
-        farm.discarding = False
+    farm.discarding = False
+    if outcome.error is not None:
+        farm.undiscarded.put_off(now=now)
+    else:
+        farm.undiscarded = Away()
         for derivation in outcome.builds:
             reason = "what it started from before is in quarantine"
             mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)

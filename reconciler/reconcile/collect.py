@@ -86,7 +86,7 @@ def _of_bases(
         case out.Twinned():
             audits.twinned(farm, outcome, now=now)
         case out.Discarded():
-            audits.discarded(farm, outcome)
+            audits.discarded(farm, outcome, now=now)
         case _:
             assert_never(outcome)
 

@@ -73,12 +73,22 @@ class Progress(Struct):
     """Branches that a person asked to evaluate, as soon as it is known where they stand."""
 
 
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 3600.0
+"""Seconds before something is tried again that failed once, or time and again."""
+
+
 class Away(Struct):
     """Outputs that are to be fetched: what trying came to."""
 
     not_before: float = 0.0
     failures: int = 0
     error: str | None = None
+
+    def put_off(self, *, now: float) -> None:
+        """Wait longer after each failure."""
+        self.not_before = now + min(FIRST_PAUSE * 2**self.failures, LONGEST_PAUSE)
+        self.failures = min(self.failures + 1, 10)
 
 
 class AuditStage(Enum):
@@ -132,7 +142,9 @@ class Farm(Struct):
     """Builds from bases for whose failure something was done."""
     auditing: dict[int, AuditStage] = field(default_factory=dict)
     discarding: bool = False
-    """Wrong outputs are being deleted, or could not be."""
+    """Wrong outputs are being deleted."""
+    undiscarded: Away = field(default_factory=Away)
+    """What trying to delete them came to."""
     held: frozenset[int] = frozenset()
     """Derivations whose outputs no cache is to get, as audits have it."""
     cancelled: set[int] = field(default_factory=set)

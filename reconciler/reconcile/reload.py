@@ -10,7 +10,7 @@ from pathlib import Path
 from reconciler import config, secrets
 from reconciler.config import ConfigError
 from reconciler.database import pushed
-from reconciler.reconcile.farm import KEYLESS, Farm
+from reconciler.reconcile.farm import KEYLESS, Away, Farm
 
 
 def take_up(farm: Farm, document: Path, *, now: float) -> None:
@@ -38,3 +38,4 @@ def try_again(farm: Farm) -> None:
         farm.builder_works(builder)  # perhaps: it is to be found out
     pushed.wait_no_longer(farm.database)
     farm.unshared.clear()
+    farm.undiscarded = Away()

@@ -18,9 +18,6 @@ NOT_WRITTEN = "not-written"
 UNDECLARED = "artifact-store-undeclared"
 BATCH = 8
 """Bases that are sent in one go: what was sent is recorded at its end."""
-FIRST_PAUSE = 30.0
-LONGEST_PAUSE = 3600.0
-"""Seconds."""
 
 
 def look(farm: Farm, *, now: float) -> None:
@@ -90,6 +87,4 @@ def shared(farm: Farm, outcome: Shared, *, now: float) -> None:
         farm.fault(KIND, name, NOT_READ, None)  # perhaps: the next to ask finds out
         farm.unshared.pop(name, None)
     else:
-        failed = farm.unshared.setdefault(name, Away())
-        failed.not_before = now + min(FIRST_PAUSE * 2**failed.failures, LONGEST_PAUSE)
-        failed.failures = min(failed.failures + 1, 10)
+        farm.unshared.setdefault(name, Away()).put_off(now=now)

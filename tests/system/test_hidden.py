@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from reconciler import executor
 from reconciler.cli import cli
+from reconciler.reconcile import farm
 from tests.nix.connection_daemons import newer_nix
 from tests.support.builders import TestBuilder
 from tests.support.shown import install, mounted
@@ -276,6 +277,37 @@ def test_a_wrong_output_that_something_else_keeps_is_told_and_never_pushed(
     assert project.trial.once()
     assert project.result() == str(2 * UNITS)
     assert wrong in cached(project)
+    assert project.trial.conditions() == {}
+
+
+@pytest.mark.usefixtures("shown")
+def test_what_kept_a_wrong_output_is_gone_after_a_while(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farm, "FIRST_PAUSE", 0.0)
+    project.write("src/Makefile", STALE)
+    project.commit("unrelated", "")
+    project.declare(strategy="hidden")
+    project.run()
+    project.declare_builders(drain=True)
+    project.commit("src/common.h", "#define A 2\n")
+    project.trial.once()
+    kept = project.trial.store.root / "state/gcroots/kept"
+    kept.symlink_to(in_force(project)["app"])
+
+    class Pauses:
+        """It is let go once that it stays is told."""
+
+        def __iter__(self) -> Iterator[float]:
+            if ("builder", "local", "wrong-outputs-stay") in project.trial.conditions():
+                kept.unlink(missing_ok=True)
+            return iter((0.0,))
+
+    monkeypatch.setattr(executor, "HOLD_PAUSES", Pauses())
+    project.declare_builders(drain=False)
+    assert project.trial.once()
+    assert kept.is_symlink() is False
+    assert project.result() == str(2 * UNITS)
     assert project.trial.conditions() == {}
 
 
