@@ -32,6 +32,10 @@ SAME_SOURCE = (
 )
 """Jobsets `j` that are branches of one source, with the one that is named."""
 
+SUPERSEDED = "#"
+"""Between the derivation that left a base, and the base's number: the derivation was built anew
+since, and may leave another."""
+
 DIFFERENT = (
     "(WITH RECURSIVE different(id) AS (SELECT bb.derivation FROM audit a JOIN build_base bb"
     " ON bb.derivation = a.derivation AND bb.mode = 'incremental' WHERE a.state = 'different'"
@@ -251,7 +255,7 @@ def _stored(row: Row) -> StoredBase:
         nar_hash=row["nar_hash"],
         size=row["size"],
         canonical=DrvPath(row["canonical"]),
-        built=DrvPath(row["built"]),
+        built=DrvPath(row["built"].partition(SUPERSEDED)[0]),
         parent=row["parent"],
         origin=row["origin"],
         used_at=row["used_at"],

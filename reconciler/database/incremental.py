@@ -159,7 +159,9 @@ def _audited(database: Database, base: int, built: DrvPath, *, now: float) -> No
     """The audit of what left it may have ended meanwhile."""
     row = database.one(
         "SELECT a.* FROM audit a JOIN derivation d ON d.id = a.derivation WHERE d.path = ?"
-        " AND a.state IN ('same', 'different')",
+        # Or it is built in full since, at the same path.
+        " AND EXISTS (SELECT 1 FROM build_base c WHERE c.derivation = d.id"
+        " AND c.mode = 'incremental') AND a.state IN ('same', 'different')",
         (built,),
     )
     if row is not None and row["state"] == "same":

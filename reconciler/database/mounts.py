@@ -6,7 +6,7 @@ import json
 
 from msgspec import Struct
 
-from reconciler.database.bases import FAILED, IN_FORCE
+from reconciler.database.bases import FAILED, IN_FORCE, SUPERSEDED
 from reconciler.database.file import Database
 from reconciler.model import BuildState, JobsetName, StorePath
 
@@ -71,6 +71,24 @@ def build_in_full(database: Database, derivation: int, *, reason: str, failed: b
             f" WHERE derivation = ? AND {_HIDDEN}",
             (f"built in full: {reason}", int(failed), derivation),
         )
+
+
+def supersede(database: Database) -> None:
+    """Have what is built in full at the same path, as it was wrong from a base, leave a base of its
+    own: that of the wrong build gives up its place.
+    """
+    found = (
+        "SELECT base.id FROM build_base c JOIN build b ON b.derivation = c.derivation"
+        " JOIN derivation d ON d.id = c.derivation JOIN base ON base.built = d.path"
+        " WHERE c.strategy = 'hidden' AND c.mode = 'full' AND b.state IN ('queued', 'building')"
+        " AND base.quarantined_at IS NOT NULL AND base.depth > 0"
+    )
+    if database.one(found) is not None:
+        with database.transaction():
+            # (slot, built) names a base.
+            database.execute(
+                f"UPDATE base SET built = built || '{SUPERSEDED}' || id WHERE id IN ({found})"
+            )
 
 
 def failed(database: Database) -> list[Failed]:

@@ -88,7 +88,8 @@ def _build_in_full(farm: Farm, derivation: int, reason: str) -> None:
 
 
 def look(farm: Farm, *, now: float) -> None:
-    """Have what failed from a base it was shown made again without."""
+    """Have what failed from a base it was shown made again without; what is, leaves another."""
+    mounts.supersede(farm.database)
     for failed in mounts.failed(farm.database):
         jobsets = [farm.desired.jobsets[each] for each in failed.jobsets & {*farm.desired.jobsets}]
         if not all(each.incremental.retry_clean for each in jobsets):

@@ -148,6 +148,7 @@ def test_a_wrong_build_is_never_pushed_and_built_right_at_the_same_path(project:
     assert [quarantined for _, _, quarantined in project.bases()] == [
         "an audit: the output out differs in app",
         "it goes back to base 1: an audit: the output out differs in app",
+        None,
     ]
     assert project.reasons()[-1] == (
         "full",
@@ -165,6 +166,25 @@ def test_a_wrong_build_is_never_pushed_and_built_right_at_the_same_path(project:
     here = project.trial.store.run("nix", "path-info", "--json", "--json-format", "1", right["app"])
     assert nar_hashes(served.stdout) == nar_hashes(here.stdout)
     assert project.trial.conditions() == {}
+    # The right build's intermediates are the next base.
+    assert [(depth, bad is None) for _, depth, bad in project.bases()] == [
+        (0, False),
+        (1, False),
+        (0, True),
+    ]
+    assert all("#" not in each["built"] for each in told_bases(project))
+    project.edit(2, 9)
+    assert project.trial.once()
+    assert project.reasons()[-1][0] == "incremental"
+    assert "incremental: base base: 1 changed" in told(project, "incremental", "explain", "it.app")
+    assert audits(project)[-1] == ("same", None)
+
+
+def told_bases(project: Project) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(
+        told(project, "incremental", "bases", "it.app", "--json")
+    )["bases"]
+    return found
 
 
 def nar_hashes(text: str) -> list[str]:
