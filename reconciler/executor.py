@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from reconciler import fetching, listing, source
+from reconciler import fetching, leftovers, listing, source
 from reconciler.branches import Head
 from reconciler.build import attempt, mounts
 from reconciler.build import log as build_log
@@ -29,6 +29,7 @@ from reconciler.model import (
     ArtifactStore,
     AttemptResult,
     Builder,
+    Desired,
     DrvPath,
     Jobset,
     JobsetName,
@@ -441,6 +442,12 @@ class Executor:
         except (NixError, OSError) as error:
             message = f"cannot root the bases of incremental builds: {error}"
         self._fault("bases-free", message)
+
+    def tidy(self, desired: Desired) -> None:
+        """Remove the folders of jobsets that are declared no longer."""
+        found = leftovers.find(self._database, desired, self._places)
+        if found:
+            self._start(asyncio.to_thread(leftovers.remove_all, found))
 
     def fetch(self, wanted: Wanted) -> None:
         """Fetch outputs that only substituters have."""

@@ -170,12 +170,8 @@ class Store:
 
     async def hold_bases(self, paths: Collection[StorePath]) -> None:
         """Make permanent roots for the bases of incremental builds: for these and no others."""
-        folder = self._roots / _BASES
-        await self._link(folder, paths)
-        names = {Path(path).name for path in paths}
-        for link in folder.iterdir():
-            if link.name not in names:
-                link.unlink()
+        await self._link(self._roots / _BASES, paths)
+        release_bases(self._roots, keep=paths)
 
     async def _link(self, folder: Path, paths: Iterable[StorePath | DrvPath]) -> None:
         new = _make_links(folder, paths)
@@ -197,6 +193,15 @@ class Store:
     def release(self, evaluation: int) -> None:
         """Remove an evaluation's permanent roots; Nix drops its own links when it next looks."""
         shutil.rmtree(self._roots / str(evaluation), ignore_errors=True)
+
+
+def release_bases(roots: Path, *, keep: Collection[StorePath]) -> None:
+    """Remove the permanent roots of all bases but these."""
+    folder = roots / _BASES
+    names = {Path(path).name for path in keep}
+    for link in folder.iterdir() if folder.is_dir() else ():
+        if link.name not in names:
+            link.unlink()
 
 
 def _make_links(folder: Path, paths: Iterable[StorePath | DrvPath]) -> list[str]:

@@ -28,7 +28,7 @@ EFFECTS: list[set[str]] = [
     {"auditing", "pushing"},
     {"outcomes", "upstreams"},
     {"incremental"},
-    {"ingest", "store"},
+    {"ingest", "leftovers", "store"},
     {"build"},
     {"binary_cache", "database"},
     {"nix"},

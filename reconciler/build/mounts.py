@@ -88,13 +88,19 @@ def compiler_caches(environment: Mapping[str, str]) -> dict[str, int | None]:
 
     It is all of it that is read: take your time.
     """
-    place = Path(environment.get(CACHES_VARIABLE, COMPILER_CACHES))
+    place = caches_folder(environment)
     if not place.is_dir():
         return {}
-    return {each.name: _size(each) for each in sorted(place.iterdir()) if each.is_dir()}
+    return {each.name: size_of(each) for each in sorted(place.iterdir()) if each.is_dir()}
 
 
-def _size(folder: Path) -> int | None:
+def caches_folder(environment: Mapping[str, str]) -> Path:
+    """Where what compilers keep is."""
+    return Path(environment.get(CACHES_VARIABLE, COMPILER_CACHES))
+
+
+def size_of(folder: Path) -> int | None:
+    """The bytes in a folder; None where we may not look."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return None
     total = 0

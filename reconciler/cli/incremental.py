@@ -30,7 +30,7 @@ SAID = "incremental: "
 """How lines of the library's begin in a build's log (docs/incremental.md)."""
 _HERE = ("status", "bases", "explain")
 _ASKING = ("replay", "audit", "quarantine", "reset")
-_FURTHER = ("hook",)
+_FURTHER = ("gc", "hook")
 
 
 class _Incremental(click.Group):
@@ -44,7 +44,11 @@ class _Incremental(click.Group):
         del ctx
         if cmd_name in _HERE:
             return {"status": status, "bases": bases_of, "explain": explain}[cmd_name]
-        if cmd_name in _FURTHER:
+        if cmd_name == "gc":
+            from reconciler.cli.incremental_gc import collect  # noqa: PLC0415 - see above
+
+            return collect
+        if cmd_name == "hook":
             from reconciler.cli.hook import print_hook  # noqa: PLC0415 - see above
 
             return print_hook

@@ -7,7 +7,10 @@ from collections.abc import Collection
 
 from reconciler.database.bases import SAME_SOURCE
 from reconciler.database.file import Database
-from reconciler.model import CacheName, Incremental, JobsetName, StorePath
+from reconciler.model import CacheName, Desired, Incremental, JobsetName, StorePath
+
+UNDECLARED = "its jobset is declared no longer"
+DISABLED = "its jobset has incremental.enable no longer"
 
 
 def superfluous(database: Database, jobset: JobsetName, settings: Incremental) -> list[int]:
@@ -42,15 +45,39 @@ def superfluous(database: Database, jobset: JobsetName, settings: Incremental) -
     return found
 
 
-def ownerless(database: Database) -> list[int]:
-    """The bases of jobsets that are declared no longer, unless their builds have not ended."""
+def ownerless(database: Database, desired: Desired) -> dict[int, str]:
+    """The bases of jobsets without incremental builds, each with the reason, unless builds that
+    were given them have not ended.
+    """
+    declared = {**desired.patterns, **desired.jobsets}
+    names = [name for name, each in declared.items() if each.incremental.enable]
     rows = database.query(
-        "SELECT b.id FROM base b JOIN incremental_slot s ON s.id = b.slot"
-        " JOIN jobset j ON j.id = s.jobset"
-        " WHERE b.released_at IS NULL AND j.removed_at IS NOT NULL ORDER BY b.id"
+        "SELECT b.id, j.name FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        " JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL"
+        " AND j.name NOT IN (SELECT value FROM json_each(?)) ORDER BY b.id",
+        (json.dumps(names),),
     )
-    used = _used(database)
-    return [row[0] for row in rows if row[0] not in used]
+    used = _used(database) if rows else frozenset()
+    return {
+        row["id"]: DISABLED if row["name"] in declared else UNDECLARED
+        for row in rows
+        if row["id"] not in used
+    }
+
+
+def unneeded(database: Database, desired: Desired) -> dict[int, str]:
+    """All that is not to be kept, each with the reason."""
+    sources = {
+        each.branch_of or name: each
+        for name, each in desired.jobsets.items()
+        if each.incremental.enable
+    }
+    found = {
+        base: "newer ones are kept"
+        for each in sources.values()
+        for base in superfluous(database, each.name, each.incremental)
+    }
+    return {**found, **ownerless(database, desired)}
 
 
 def _used(database: Database) -> frozenset[int]:

@@ -122,6 +122,15 @@ def refuse(database: Database, attempt: int, *, reason: str) -> None:
         database.execute("UPDATE mount SET refused = ? WHERE attempt = ?", (reason, attempt))
 
 
+def compiling(database: Database) -> bool:
+    """Whether a build goes on that is shown what compilers keep."""
+    found = database.one(
+        "SELECT 1 FROM mount m JOIN attempt a ON a.id = m.attempt"
+        " WHERE m.kind = 'compiler-cache' AND a.finished_at IS NULL LIMIT 1"
+    )
+    return found is not None
+
+
 def was_shown(database: Database, derivation: int) -> bool:
     """Whether an attempt may have been shown a base, so that what is there may be of it."""
     found = database.one(

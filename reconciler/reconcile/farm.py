@@ -145,6 +145,8 @@ class Farm(Struct):
     """Wrong outputs are being deleted."""
     undiscarded: Away = field(default_factory=Away)
     """What trying to delete them came to."""
+    tidied: str | None = None
+    """The document of which it was seen to what it has no use for."""
     held: frozenset[int] = frozenset()
     """Derivations whose outputs no cache is to get, as audits have it."""
     cancelled: set[int] = field(default_factory=set)

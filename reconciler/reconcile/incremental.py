@@ -6,6 +6,7 @@ failed is evaluated again, in which it starts from none: it is not the job's fau
 
 from __future__ import annotations
 
+from reconciler import leftovers
 from reconciler.database import bases, incremental, kept_bases, mounts, pushed, slots
 from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
@@ -19,6 +20,7 @@ NOT_KEPT = "base-not-kept"
 
 def look(farm: Farm, *, now: float) -> None:
     """See to what builds left, and to those that came to no good."""
+    _tidy(farm, now=now)
     if not _concerned(farm):
         farm.held = frozenset()
         return
@@ -99,14 +101,21 @@ def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
     retain(farm, now=now)
 
 
+def _tidy(farm: Farm, *, now: float) -> None:
+    """Let go of what is of no jobset any more, and of what another document has no use for."""
+    database, desired = farm.database, farm.desired
+    new = farm.tidied != desired.digest
+    if kept_bases.ownerless(database, desired) or (new and kept_bases.unneeded(database, desired)):
+        retain(farm, now=now)
+    if new and not leftovers.in_use(database, desired):
+        farm.tidied = desired.digest
+        farm.executor.tidy(desired)
+
+
 def retain(farm: Farm, *, now: float) -> None:
     """Let go of what is not to be kept, and root the rest."""
-    for jobset in farm.incremental_jobsets():
-        found = kept_bases.superfluous(farm.database, jobset.name, jobset.incremental)
-        incremental.release(farm.database, found, cause="newer ones are kept", now=now)
-    found = kept_bases.ownerless(farm.database)
-    cause = "its jobset is declared no longer"
-    incremental.release(farm.database, found, cause=cause, now=now)
+    for base, cause in kept_bases.unneeded(farm.database, farm.desired).items():
+        incremental.release(farm.database, [base], cause=cause, now=now)
     farm.executor.hold_bases(kept_bases.held_paths(farm.database))
 
 

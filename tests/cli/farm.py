@@ -27,6 +27,7 @@ from reconciler.model import (
     BuildState,
     CacheName,
     Derivation,
+    Desired,
     DrvPath,
     EvaluatedJob,
     EvaluationFailure,
@@ -76,10 +77,12 @@ class Farm:
 
     # --- Making it -----------------------------------------------------------------------------
 
-    def declare(self, document: Mapping[str, Any] = DOCUMENT) -> None:
+    def declare(self, document: Mapping[str, Any] = DOCUMENT) -> Desired:
         """Write the document and put it in force."""
         self.config.write_text(yaml.safe_dump(dict(document)))
-        declared.adopt(self.database, config.load(self.config), now=time.time())
+        desired = config.load(self.config)
+        declared.adopt(self.database, desired, now=time.time())
+        return desired
 
     def derivations(
         self, inputs: Mapping[str, Sequence[str]], *, system: str = SYSTEM, features: str = ""

@@ -235,9 +235,26 @@ def test_an_evaluation_under_way_keeps_what_it_was_given(farm: Farm) -> None:
 
 def test_a_jobset_that_is_gone_lets_its_bases_go(farm: Farm) -> None:
     (first,) = chain(farm.database, "a")
-    assert kept_bases.ownerless(farm.database) == []
-    farm.declare({**DOCUMENT, "jobsets": {"web.next": DOCUMENT["jobsets"]["web.next"]}})
-    assert kept_bases.ownerless(farm.database) == [first]
+    web = {**DOCUMENT["jobsets"]["web"], "incremental": {"enable": True}}
+    both = {**DOCUMENT, "jobsets": {**DOCUMENT["jobsets"], "web": web}}
+    assert kept_bases.unneeded(farm.database, farm.declare(both)) == {}
+    assert kept_bases.unneeded(farm.database, farm.declare()) == {first: kept_bases.DISABLED}
+    rest = {**DOCUMENT, "jobsets": {"web.next": DOCUMENT["jobsets"]["web.next"]}}
+    evaluation = farm.evaluation("web", {}, running=True)
+    incremental.give(farm.database, evaluation, [], [first], now=5.0)
+    assert kept_bases.unneeded(farm.database, farm.declare(rest)) == {}
+    evaluated.end_evaluation(farm.database, evaluation, error="gone", now=6.0)
+    assert kept_bases.unneeded(farm.database, farm.declare(rest)) == {first: kept_bases.UNDECLARED}
+    assert kept_bases.unneeded(farm.database, farm.declare(both)) == {}
+
+
+def test_what_is_not_to_be_kept_has_a_reason(farm: Farm) -> None:
+    found = chain(farm.database, "a", "b", "c")
+    web = {**DOCUMENT["jobsets"]["web"], "incremental": {"enable": True}}
+    web["incremental"]["retention"] = {"perSlot": 2}
+    both = {**DOCUMENT, "jobsets": {**DOCUMENT["jobsets"], "web": web}}
+    wanted = kept_bases.unneeded(farm.database, farm.declare(both))
+    assert wanted == {found[0]: "newer ones are kept"}
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import daemon, reconcile
+from reconciler.build.mounts import CACHES_VARIABLE
 from reconciler.database import database_path, declared, open_writer
 from reconciler.reconcile import Tick
 from reconciler.reconcile.farm import Farm
@@ -81,7 +82,12 @@ class Trial:
     @property
     def env(self) -> dict[str, str]:
         """The variables that the reconciler and its children run with."""
-        return {**os.environ, **self.store.environment, **self.environment}
+        return {
+            **os.environ,
+            CACHES_VARIABLE: str(self.root / "compilers"),
+            **self.store.environment,
+            **self.environment,
+        }
 
     # --- What is declared --------------------------------------------------------------------
 

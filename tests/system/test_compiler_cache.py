@@ -114,6 +114,20 @@ def test_an_untrusted_branch_is_shown_nothing(project: Project) -> None:
     assert project.trial.conditions() == {}
 
 
+def test_what_is_kept_for_a_source_goes_with_it(project: Project) -> None:
+    trial = project.trial
+    project.declare(**STRATEGY)
+    project.run()
+    (trial.root / "compilers" / "of-another-farm").mkdir()
+    trial.declare({"other": "{ }"})
+    trial.once()
+    assert [each.name for each in (trial.root / "compilers").iterdir()] == ["of-another-farm"]
+    project.declare(**STRATEGY)
+    project.edit(1, 5)
+    project.run()
+    assert sorted(each.name[:3] for each in (trial.root / "compilers").iterdir()) == ["it-", "of-"]
+
+
 def test_status_tells_how_large_it_is(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = project.trial
     project.declare(**STRATEGY)

@@ -144,3 +144,39 @@ def test_nothing_starts_from_a_base_in_quarantine(project: Project) -> None:
     assert answer == "base 1 is in quarantine, and 1 from it"
     assert str(project.bases()[0][2]).endswith(": wrong dates")
     assert project.result() == "13"
+
+
+def test_what_is_of_no_jobset_any_more_is_let_go_by_the_daemon(project: Project) -> None:
+    """Also of the last with incremental builds."""
+    trial = project.trial
+    project.commit("release.nix", CACHE_NIX)
+    project.declare(protocols=["cache.nix"])
+    project.run()
+    project.edit(1, 5)
+    assert project.compiled() == ["unit1.c"]
+    roots, overlays = trial.state_dir / "gcroots/bases", trial.state_dir / "overlays"
+    assert len([*roots.iterdir()]) == 2
+    assert [each.name for each in overlays.iterdir()] == ["it"]
+    trial.declare({"other": "{ }"})
+    trial.once()
+    assert project.bases() == []
+    assert [*roots.iterdir()] == []
+    assert [*overlays.iterdir()] == []
+    assert verb(project, "gc", "--dry-run")["leftovers"] == []
+    project.declare(protocols=["cache.nix"])
+    project.edit(1, 6)
+    assert len(project.compiled()) == UNITS + 1
+    project.edit(1, 7)
+    assert project.compiled() == ["unit1.c"], "with a repository that was made anew"
+
+
+def test_other_retention_is_heeded_at_once(project: Project) -> None:
+    project.declare()
+    project.run()
+    project.edit(1, 5)
+    project.run()
+    assert [depth for _, depth, _ in project.bases()] == [0, 1]
+    project.declare(retention={"perSlot": 1})
+    project.trial.once()
+    assert [depth for _, depth, _ in project.bases()] == [1]
+    assert len([*(project.trial.state_dir / "gcroots/bases").iterdir()]) == 1
