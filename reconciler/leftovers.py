@@ -37,7 +37,7 @@ class Leftover(Struct, frozen=True, kw_only=True):
     kind: Kind
     path: Path
     jobset: str | None
-    """Whose it was; None: of any evaluation."""
+    """Whose it was, as far as that is known; None: of any evaluation."""
 
     def size(self) -> int | None:
         """Its bytes; None where we may not look. All of it is read."""
@@ -56,6 +56,19 @@ def find(database: Database, desired: Desired, places: Places) -> list[Leftover]
             ((name, caches / f"{beginning}{domain_folder(name)}") for name, beginning in named),
         ),
     ]
+
+
+def strangers(database: Database, places: Places) -> list[Leftover]:
+    """What compilers keep for no jobset that is known here: another farm's, or of one that is
+    forgotten.
+    """
+    known = {domain_folder(row[0]) for row in database.query("SELECT name FROM jobset")}
+    place = caches_folder(places.environment)
+    names = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
+    return _there(
+        Kind.COMPILER_CACHE,
+        ((name, place / name) for name in names if name.removeprefix(_GOING) not in known),
+    )
 
 
 def in_use(database: Database, desired: Desired) -> bool:

@@ -36,6 +36,7 @@ _FOLDERS = {
     Kind.SCRATCH: ("scratch in", "left by what was killed"),
 }
 _DAEMONS = "the daemon lets go of it by itself"
+_STRANGE = "of no jobset that is known here: remove it by hand, unless another farm needs it"
 _IN_USE = "builds go on that may be shown it: try again later"
 
 
@@ -81,6 +82,7 @@ def collect(*, dry_run: bool, as_json: bool) -> None:
         found = leftovers.find(database, desired, places)
         found += [] if running else leftovers.scratch(places)
         items = [*_bases(database, kept_bases.unneeded(database, desired)), *map(_item, found)]
+        strangers = [_item(each) for each in leftovers.strangers(database, places)]
         in_use = running and leftovers.in_use(database, desired)
     if not dry_run:
         if running:
@@ -88,6 +90,9 @@ def collect(*, dry_run: bool, as_json: bool) -> None:
             wake(where)
         else:
             _remove(where, desired, places, items, found)
+    for each in strangers:
+        each.reason = each.error = _STRANGE
+    items += strangers
     if as_json:
         listed: list[Json] = [_json(each) for each in items]
         print_json({"dryRun": dry_run, "daemonRunning": running, "leftovers": listed})
@@ -169,7 +174,11 @@ def _text(items: list[_Item], *, dry_run: bool) -> Iterator[str]:
         for each in items
     ]
     yield from table(rows, width=columns())
-    sizes = {each.path: each.size or 0 for each in items if dry_run or each.removed}
+    sizes = {
+        each.path: each.size or 0
+        for each in items
+        if each.removed or (dry_run and each.error is None)
+    }
     total = format_size(sum(sizes.values()))
     yield f"Would let go of {total}." if dry_run else f"Let go of {total}."
     if any(each.base is not None and each.removed for each in items):

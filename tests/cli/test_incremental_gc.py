@@ -119,3 +119,16 @@ def test_what_cannot_be_removed_is_told(littered: Farm) -> None:
     (told,) = (each for each in lines if "compilers' cache of old" in each)
     assert "Not a directory" in told
     assert lines[-2:] == ["Let go of 6MiB.", "What bases were, nix-collect-garbage deletes."]
+
+
+def test_what_is_of_no_known_jobset_is_told_and_left_alone(littered: Farm) -> None:
+    """`reconciler gc` forgets jobsets; and the folder may be of another farm."""
+    strange = compilers(littered).with_name(domain_folder("forgotten"))
+    strange.mkdir()
+    lines = littered.run("incremental", "gc").output.splitlines()
+    (told,) = (each for each in lines if strange.name in each)
+    assert told.endswith(
+        "of no jobset that is known here: remove it by hand, unless another farm needs it"
+    )
+    assert gone(littered) == [("compiler-cache", strange.name, False)]
+    assert strange.exists()
