@@ -373,10 +373,17 @@ class Connection:
         await self._call("take a realisation", Operation.REGISTER_DRV_OUTPUT, body, _nothing)
 
     async def add_build_log(self, drv: str, log: bytes) -> None:
-        """Give the log of a build, by the derivation's name without folder. Needs to trust us."""
+        """Give the log of a build, by the derivation's name without folder. Needs to trust us; the
+        refusal closes the connection.
+        """
         async with self._session.exchange(f"take the log of {drv}", unhurried=True) as reader:
             await self._session.send(word(Operation.ADD_BUILD_LOG), string(drv))
-            await self._session.send_framed(_one(log), ignore)
+            try:
+                await self._session.send_framed(_one(log), ignore)
+            except RefusedError:
+                # Nix says so before it reads the frames, and would take them for operations.
+                await self._session.close()
+                raise
             reader.allow(_ABOUT_ONE)
             await reader.word()
             self._session.finish()

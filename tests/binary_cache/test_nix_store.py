@@ -286,7 +286,7 @@ async def test_what_it_does_not_take_beside_paths_is_told(
     with remote.behind_a_daemon(**settings, trusted_public_keys=trusted):
         async with opened(cache, store) as it:
             failed = await it.accompany({log: b"I am another\n", told: content})
-    assert failed.keys() == {log}
+    assert failed.keys() == {log}, failed
     assert "name our user in its trusted-users, or set logs to false" in failed[log]
 
 
