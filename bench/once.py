@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Never
 
 from reconciler import collector
 
@@ -22,7 +23,7 @@ def _count(event: str, _arguments: object) -> None:
         _started += 1
 
 
-def main() -> int:
+def main() -> Never:
     collector.calm()  # as the command line does, before it loads the verb
     from reconciler import daemon  # noqa: PLC0415
 
@@ -38,9 +39,9 @@ def main() -> int:
     )
     if options:
         print(_started)
-    collector.leave()
-    return 0 if converged else 1
+    sys.stdout.flush()
+    os._exit(0 if converged else 1)  # as the command line does
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

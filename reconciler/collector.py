@@ -12,8 +12,3 @@ import gc
 def calm() -> None:
     """Look less often. To be called before most is loaded."""
     gc.set_threshold(200_000, 50, 100)
-
-
-def leave() -> None:
-    """At the end: Python would look through all there is, a tenth of a short run's time."""
-    gc.freeze()

@@ -492,5 +492,4 @@ class Executor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.rest()
-        await self._store.close()
+        await asyncio.gather(self.rest(), self._store.close())

@@ -66,8 +66,8 @@ class Pool:
 
     async def rest(self) -> None:
         """Nothing is to be done: end what is idle, and with it the daemons."""
-        for kept in (self._here, *(each for _, each in self._there.values())):
-            await kept.rest()
+        kept = (self._here, *(each for _, each in self._there.values()))
+        await asyncio.gather(*(each.rest() for each in kept))
 
     async def _remote(self, builder: Builder) -> tuple[RemoteBuilder, _Kept]:
         # Only a farm with builders elsewhere waits for it to be loaded.
@@ -113,8 +113,7 @@ class _Kept:
     async def rest(self) -> None:
         """Close those that nobody uses."""
         idle, self._idle = self._idle, []
-        for connection, _ in idle:
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection, _ in idle))
 
     async def retire(self) -> None:
         """Keep none any more."""

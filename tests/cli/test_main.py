@@ -163,3 +163,16 @@ def test_names_are_completed(good: Farm) -> None:
     assert complete("reconciler why web.") == {"web.next", "web.site"}
     assert complete("reconciler why web.next.") == {"web.next.lib"}
     assert "status" in complete("reconciler st")
+
+
+def test_a_full_disk_behind_standard_output_is_told(good: Farm) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "reconciler", "--state-dir", str(good.state_dir), "status"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
