@@ -110,8 +110,7 @@ class Bench:
         self._lab = lab
         self._archive = debian_source.fetched("git", lab.store.root.parent / "sources")
 
-        self._view, self._caches = lab.folder(), lab.folder()
-        self._caches.chmod(0o2755)
+        self._view = lab.folder()
         timed(["mount", "-o", "bind,ro", str(self.store.store_dir), str(self._view)], os.environ)
 
     def close(self) -> None:
@@ -129,7 +128,9 @@ class Bench:
             incremental=incremental,
         )
         if "strategy" in incremental:
-            made.install_hook(store_view=self._view, compiler_caches=self._caches)
+            caches = self._lab.folder()  # what a round kept would serve the next one's first build
+            caches.chmod(0o2755)
+            made.install_hook(store_view=self._view, compiler_caches=caches)
         return made
 
 

@@ -141,7 +141,9 @@ def remove(store: PrivateStore, paths: list[StorePath]) -> None:
     assert not any(os.path.lexists(path) for path in paths)
 
 
-def substitute(store: PrivateStore, place: Place, trusted: str, paths: list[StorePath]) -> int:
+def substitute(
+    store: PrivateStore, place: Place, trusted: str, paths: list[StorePath], *more: str
+) -> int:
     """Have Nix fetch paths, signatures required; its exit status."""
     options = {
         "substituters": place.substituter,
@@ -152,7 +154,15 @@ def substitute(store: PrivateStore, place: Place, trusted: str, paths: list[Stor
     flags = [word for key, value in options.items() for word in ("--option", key, value)]
     # Nix remembers what a cache of this address had.
     shutil.rmtree(store.root / "cache", ignore_errors=True)
-    return store.run("nix-store", "--realise", *paths, *flags, check=False).returncode
+    return store.run("nix-store", "--realise", *paths, *flags, *more, check=False).returncode
+
+
+def empty_store(store: PrivateStore) -> str:
+    """Another store, of the same paths, that has none of them yet."""
+    folder = store.root / "empty"
+    (folder / "store").mkdir(parents=True)
+    places = {"store": store.store_dir, "real": folder / "store", "state": folder / "state"}
+    return "local?" + "&".join(f"{key}={place}" for key, place in places.items())
 
 
 @of_every_kind
@@ -174,10 +184,11 @@ async def test_the_contract(store: PrivateStore, place: Place) -> None:
         report = await cache.push(infos, nars, replace=[middle])
         assert (report.failed, report.waiting) == ({}, {})
         assert await cache.examine(paths) == ()
-    remove(store, paths)
-    assert substitute(store, place, public_key(store, key), [top]) == 0
-    store.run("nix-store", "--check-validity", *paths)
-    store.run("nix-store", "--verify", "--check-contents")
+    empty = ("--store", empty_store(store))
+    assert substitute(store, place, public_key(store, make_key(store, "x-1")), [top], *empty) != 0
+    assert substitute(store, place, public_key(store, key), [top], *empty) == 0
+    store.run("nix-store", "--check-validity", *paths, *empty)
+    store.run("nix-store", "--verify", "--check-contents", *empty)
     async with open_cache(place.declare(key), store_dir=store_dir) as cache:
         if place.machine is None:
             assert await cache.unneeded(ours=paths, wanted=[middle]) == {top}
