@@ -40,9 +40,6 @@ WORTH_ASKING = 1024 * 1024
 PARALLEL_GROUPS = 4
 """More than one a core: half of the time is waiting for the disk."""
 
-STREAM_BUFFER = 1024 * 1024
-"""Bytes of a stream that are packed in one hop."""
-
 
 class _Upload(Struct, frozen=True):
     """What is known of a batch while its NARs are uploaded."""
@@ -268,15 +265,11 @@ class NarCache:
         return packed
 
     async def _pack_streamed(self, info: PathInfo, nars: StreamedNars) -> StagedNar:
-        buffer = bytearray()
         with StagingPacker(info, self._store.staging, Encoder(self._compression)) as packer:
-            async with aclosing(nars.stream(info.path)) as chunks:
-                async for chunk in chunks:
-                    buffer += chunk
-                    if len(buffer) >= STREAM_BUFFER:
-                        await asyncio.to_thread(packer.feed, bytes(buffer))
-                        buffer.clear()
-            return await asyncio.to_thread(packer.finish, bytes(buffer))
+            async with aclosing(nars.hops(info.path)) as hops:
+                async for hop in hops:
+                    await asyncio.to_thread(packer.feed, hop)
+            return await asyncio.to_thread(packer.finish)
 
     # --- Narinfo files ---------------------------------------------------------------------
 

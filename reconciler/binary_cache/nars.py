@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 from reconciler.errors import NixError
 from reconciler.model import StorePath
 from reconciler.nix.nar_dump import dump
+
+HOP = 1024 * 1024
+"""Bytes of a NAR that are worth a hop to a thread."""
 
 
 class GoneError(NixError):
@@ -54,6 +58,17 @@ class StreamedNars:
     def stream(self, path: StorePath) -> AsyncGenerator[bytes, None]:
         """The NAR in chunks."""
         return self._open_stream(path)
+
+    async def hops(self, path: StorePath) -> AsyncGenerator[bytes, None]:
+        """The NAR in pieces of a hop's size; the last one is smaller, and may be empty."""
+        buffer = bytearray()
+        async with aclosing(self.stream(path)) as chunks:
+            async for chunk in chunks:
+                buffer += chunk
+                if len(buffer) >= HOP:
+                    yield bytes(buffer)
+                    buffer.clear()
+        yield bytes(buffer)
 
 
 Nars = LocalNars | StreamedNars

@@ -108,9 +108,8 @@ class StagingPacker:
         """Take more of the NAR; CacheError as of a Packer."""
         self._write(self._packer.feed(data))
 
-    def finish(self, last: bytes = b"") -> StagedNar:
-        """The packed NAR, after its last bytes; CacheError as of a Packer."""
-        self.feed(last)
+    def finish(self) -> StagedNar:
+        """The packed NAR; CacheError as of a Packer."""
         self._write(self._packer.finish())
         file_hash = self._packer.file_hash
         return StagedNar(

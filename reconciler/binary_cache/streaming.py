@@ -16,14 +16,11 @@ from contextlib import aclosing
 from typing import Self, assert_never
 
 from reconciler.binary_cache.compression import Encoder, suffix
-from reconciler.binary_cache.nars import LocalNars, Nars, StreamedNars
+from reconciler.binary_cache.nars import HOP, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.packing import PackedNar, Packer
 from reconciler.errors import CacheError
 from reconciler.model import Compression, PathInfo
 from reconciler.nix.hashes import to_base32
-
-_HOP = 1024 * 1024
-"""Bytes of a stream that are packed in one hop to a thread."""
 
 
 def name_of(info: PathInfo, encoder: Encoder) -> str:
@@ -75,7 +72,7 @@ class NarSource:
 
     async def read_all(self) -> None:
         """Read on to the end, for the hash alone."""
-        while await self.read(_HOP):
+        while await self.read(HOP):
             pass
 
     def packed(self) -> PackedNar:
@@ -96,14 +93,9 @@ class NarSource:
                 while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                     yield piece
             case StreamedNars() as streamed:
-                async with aclosing(streamed.stream(self._info.path)) as chunks:
-                    buffer = bytearray()
-                    async for chunk in chunks:
-                        buffer += chunk
-                        if len(buffer) >= _HOP:
-                            yield await asyncio.to_thread(self._packer.feed, bytes(buffer))
-                            buffer.clear()
-                yield await asyncio.to_thread(self._packer.feed, bytes(buffer))
+                async with aclosing(streamed.hops(self._info.path)) as hops:
+                    async for hop in hops:
+                        yield await asyncio.to_thread(self._packer.feed, hop)
                 yield self._packer.finish()
             case _:
                 assert_never(nars)
@@ -116,7 +108,7 @@ class NarSource:
                 raise CacheError(f"{self._info.path}: stopped")
             ready += self._packer.feed(chunk)
             taken += len(chunk)
-            if taken >= _HOP:
+            if taken >= HOP:
                 yield bytes(ready)
                 ready.clear()
                 taken = 0
