@@ -39,6 +39,7 @@ from reconciler.model import (
 from reconciler.model import (
     Outcome as AttemptOutcome,
 )
+from reconciler.nix.store_path import store_dir_in
 from reconciler.outcomes import (
     Built,
     Discarded,
@@ -107,7 +108,7 @@ class Executor:
             store=store,
             upstreams=upstreams,
             logs=places.logs,
-            store_dir=places.environment.get("NIX_STORE_DIR", "/nix/store"),
+            store_dir=store_dir_in(places.environment),
             start=self._start,
             report=self._report,
         )
@@ -311,8 +312,7 @@ class Executor:
     async def _fetch_base(self, mount: mounts.Mount | None) -> None:
         """What is not there after this is not shown."""
         if mount is not None and mount.kind is mounts.Kind.BASE:
-            store_dir = self.environment.get("NIX_STORE_DIR", "/nix/store")
-            path = StorePath(f"{store_dir}/{mount.name}")
+            path = StorePath(f"{store_dir_in(self.environment)}/{mount.name}")
             with contextlib.suppress(NixError):
                 await self._store.protect([path])
                 if not await self._store.valid([path]):
@@ -323,7 +323,7 @@ class Executor:
     def _protect_soon(self, paths: Iterable[StorePath]) -> None:
         """Many at once: till then the connections protect them that made them, which are kept."""
         self._made.update(paths)
-        if self._protecting is None:
+        if self._made and self._protecting is None:
             loop = asyncio.get_running_loop()
             self._protecting = loop.call_later(PROTECT_AFTER, self._protect_made)
 

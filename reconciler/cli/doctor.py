@@ -31,6 +31,7 @@ from reconciler.model import ArtifactStore, Builder, Cache, Desired
 from reconciler.nix import settings as nix_settings
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import local_endpoint
+from reconciler.nix.store_path import store_dir_in
 from reconciler.quantities import format_size
 
 PATIENCE = 15.0
@@ -199,7 +200,7 @@ def _daemon(where: Settings) -> Finding:
 
 
 def _caches(desired: Desired) -> Iterator[Finding]:
-    store_dir = os.environ.get("NIX_STORE_DIR", "/nix/store")
+    store_dir = store_dir_in(os.environ)
     for cache in desired.caches.values():
         name = f"cache {cache.name}"
         for file in cache.key_files:

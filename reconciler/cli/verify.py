@@ -22,6 +22,7 @@ from reconciler.database.file import open_writer
 from reconciler.errors import UsageError
 from reconciler.inspecting import BROKEN, Survey
 from reconciler.model import Cache, CacheName, DrvPath, StorePath
+from reconciler.nix.store_path import store_dir_in
 from reconciler.places import Places
 from reconciler.problems import did_you_mean
 from reconciler.reconcile.opening import open_store
@@ -101,7 +102,7 @@ async def _verify(where: Settings, name: CacheName, *, heal: bool, sample: int |
         pushed = inspected.pushed_paths(database, name)
     environment = dict(os.environ)
     store = open_store(Places(state_dir=where.state_dir, environment=environment))
-    store_dir = environment.get("NIX_STORE_DIR", "/nix/store")
+    store_dir = store_dir_in(environment)
     upstreams = Upstreams(None)  # its own memory: the daemon has the database
     try:
         survey = await inspecting.survey(

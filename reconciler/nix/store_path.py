@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 
 from reconciler.model import StorePath
 from reconciler.nix.hashes import from_base32, to_base32
 
 _DIGEST = 20
 """Bytes of the digest in a store path."""
+
+
+def store_dir_in(environment: Mapping[str, str]) -> str:
+    """The store's folder, as Nix takes it from its variables."""
+    return environment.get("NIX_STORE_DIR", "/nix/store")
 
 
 def by_content(store_dir: str, name: str, nar_hash: bytes) -> StorePath:

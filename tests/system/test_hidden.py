@@ -91,14 +91,19 @@ def test_each_commit_compiles_what_changed_by_the_canonical_derivation(project: 
     assert list(answers.iterdir()) == []
 
 
-def test_without_the_hook_it_is_a_full_build_with_the_reason(project: Project) -> None:
-    project.declare(strategy="hidden")
-    project.run()
+def reason_of_a_full_build(project: Project) -> str:
+    """Change a unit, and see that all are compiled."""
     project.edit(1, 5)
     assert len(project.compiled()) == UNITS + 1
     mode, reason = project.reasons()[-1]
     assert mode == "full"
-    assert reason.startswith(NO_HOOK)
+    return reason
+
+
+def test_without_the_hook_it_is_a_full_build_with_the_reason(project: Project) -> None:
+    project.declare(strategy="hidden")
+    project.run()
+    assert reason_of_a_full_build(project).startswith(NO_HOOK)
     ((_, _, name),) = project.trial.conditions()
     assert name == "not-shown"
 
@@ -107,11 +112,7 @@ def test_without_the_hook_it_is_a_full_build_with_the_reason(project: Project) -
 def test_without_a_read_only_view_nothing_is_shown(project: Project) -> None:
     project.declare(strategy="hidden")
     project.run()
-    project.edit(1, 5)
-    assert len(project.compiled()) == UNITS + 1
-    mode, reason = project.reasons()[-1]
-    assert mode == "full"
-    assert reason.startswith(NO_VIEW)
+    assert reason_of_a_full_build(project).startswith(NO_VIEW)
 
 
 @pytest.mark.usefixtures("shown")
