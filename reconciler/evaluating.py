@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from reconciler.checkout import checked_out
 from reconciler.errors import ReconcilerError
 from reconciler.ingest import Ingest, Ingested
 from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, Jobset, StorePath
@@ -91,10 +92,13 @@ class Evaluating(Struct, frozen=True, kw_only=True):
     async def _read(self, arrived: asyncio.Queue[Row | None]) -> None:
         """Pass rows on; None at the end."""
         try:
-            if self.locked.store_path is not None:
-                await self.store.protect([StorePath(self.locked.store_path)])
             rows = evaluation.evaluate(
-                self.locked,
+                await checked_out(
+                    self.locked,
+                    store=self.store,
+                    environment=self.environment,
+                    timeout=self.jobset.evaluation.timeout,
+                ),
                 self.jobset,
                 environment=self.environment,
                 work_dir=self.scratch,

@@ -265,7 +265,39 @@ async def _lock_path(
         raise SourceError(f"the path '{folder}' is relative: write an absolute one")
     if not folder.is_dir():  # noqa: ASYNC240  (a local look-up)
         raise SourceError(f"there is no folder '{folder}'")
-    copied = await process.run(
+    tree = await tree_of(
+        _COPY,
+        {"folder": str(folder.resolve())},  # noqa: ASYNC240
+        failing=f"'{folder}' cannot be copied",
+        env=env,
+        timeout=timeout,
+    )
+    return LockedSource(
+        locked=f"{folder}?narHash={tree.nar_hash}",
+        origin=tree,
+        file=file,
+        args=source.args,
+        store_path=tree.store_path,
+    )
+
+
+# --- All of them -------------------------------------------------------------------------------
+
+
+async def tree_of(
+    function: str,
+    arguments: Mapping[str, str],
+    *,
+    failing: str,
+    env: Mapping[str, str],
+    timeout: float,  # noqa: ASYNC109
+) -> LockedTree:
+    """The copy in the store that a Nix function of strings says it made: `path` and `narHash`.
+
+    SourceError: what is `failing`, and what Nix says. ProcessTimeoutError.
+    """
+    given = [part for name, value in arguments.items() for part in ("--argstr", name, value)]
+    asked = await process.run(
         [
             "nix-instantiate",
             *_NIX_FEATURES,
@@ -279,29 +311,17 @@ async def _lock_path(
             "--option",
             "restrict-eval",
             "false",
-            "--argstr",
-            "folder",
-            str(folder.resolve()),  # noqa: ASYNC240
+            *given,
             "--expr",
-            _COPY,
+            function,
         ],
         env=env,
         timeout=timeout,
     )
-    if copied.returncode != 0:
-        raise SourceError(f"'{folder}' cannot be copied: {reason(copied.stderr)}")
-    facts = _json_object(copied.stdout, f"the copy of '{folder}'")
-    tree = LockedTree(facts["path"], facts["narHash"])
-    return LockedSource(
-        locked=f"{folder}?narHash={tree.nar_hash}",
-        origin=tree,
-        file=file,
-        args=source.args,
-        store_path=tree.store_path,
-    )
-
-
-# --- All of them -------------------------------------------------------------------------------
+    if asked.returncode != 0:
+        raise SourceError(f"{failing}: {reason(asked.stderr)}")
+    facts = _json_object(asked.stdout, "a path and its hash")
+    return LockedTree(facts["path"], facts["narHash"])
 
 
 def _file(file: str) -> str:

@@ -28,6 +28,7 @@ EFFECTS: list[set[str]] = [
     {"auditing", "pushing"},
     {"outcomes", "upstreams"},
     {"incremental"},
+    {"checkout"},
     {"ingest", "leftovers", "store"},
     {"build"},
     {"binary_cache", "database"},

@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from reconciler.bases import INTERMEDIATES, Choice, Fingerprint
+from reconciler.checkout import checked_out
 from reconciler.database import Database, audits, bases, incremental, observe
 from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
@@ -328,7 +329,12 @@ class Offering(Struct, frozen=True, kw_only=True):
         jobs: dict[str, EvaluatedJob] = {}
         failed: dict[str, str] = {}
         rows = evaluation.evaluate(
-            source,
+            await checked_out(
+                source,
+                store=self.store,
+                environment=self.environment,
+                timeout=self.jobset.evaluation.timeout,
+            ),
             self.jobset,
             environment=self.environment,
             work_dir=self.scratch,
