@@ -21,7 +21,7 @@ from pathlib import Path
 
 import reconciler
 from bench import builds, caches, farm, incremental, scheduling, state
-from bench.lab import FULL, QUICK, Lab
+from bench.lab import FULL, QUICK, Lab, lay_apart
 from bench.measure import FailedError, Row, table
 from tests.support.private_store import PrivateStore, stores_root
 
@@ -57,6 +57,7 @@ def _lab(*, quick: bool) -> Lab:
         PrivateStore.create(root=store, settings="fsync-metadata = false\n")
     scratch = root / f"scratch-{os.getpid()}"
     scratch.mkdir()
+    lay_apart(scratch)
     return Lab(PrivateStore(store), scratch, QUICK if quick else FULL)
 
 

@@ -60,12 +60,14 @@ def _added(lab: Lab, files: Path) -> Path:
 
 def _ours(lab: Lab, paths: Path, uri: str, *options: str) -> Run:
     """The seconds without Python's start, as a daemon pushes."""
+    os.sync()  # it brings to disk what it wrote, and would do so with what others wrote before
     argv = python("bench.push_child", str(paths), uri, *options)
     run = timed(argv, {**lab.environment, **KEYS})
     return Run(float(json.loads(run.output.splitlines()[-1])), run.peak)
 
 
 def _nix(lab: Lab, paths: Path, uri: str) -> Run:
+    os.sync()
     return timed(["nix", "copy", "--to", uri, *paths.read_text().split()], lab.environment)
 
 
@@ -75,34 +77,50 @@ def _nix(lab: Lab, paths: Path, uri: str) -> Run:
 def push(lab: Lab) -> Iterator[Row]:
     paths = _small(lab, lab.sizes.paths)
     what = f"push of {lab.sizes.paths} small paths to file: / one nix copy of all, zstd"
-    yield _to_folder(lab, 10, what, paths, target=1.6)
+    yield from _to_folder(lab, 10, what, paths, target=1.6)
 
 
 def push_large(lab: Lab) -> Iterator[Row]:
     count, size = lab.sizes.large_paths
     what = f"push of {count} paths of {size} MiB to file: / one nix copy, zstd"
-    yield _to_folder(lab, 16, what, _large(lab), target=1.0)
+    yield from _to_folder(lab, 16, what, _large(lab), target=1.0)
 
 
-def _to_folder(lab: Lab, number: int, what: str, paths: Path, *, target: float) -> Row:
+def _to_folder(lab: Lab, number: int, what: str, paths: Path, *, target: float) -> Iterator[Row]:
+    """A row for plain `nix copy`, and one for the same brought to disk, as ours always is."""
     runs = interleaved(
         {
             "ours": lambda: _ours(lab, paths, f"file:{lab.folder()}"),
-            "nix": lambda: _nix(lab, paths, f"file://{lab.folder()}?compression=zstd"),
+            "nix copy": lambda: _nix(lab, paths, f"file://{lab.folder()}?compression=zstd"),
+            "nix copy, sync": lambda: _nix_and_sync(lab, paths, lab.folder()),
         },
         lab.sizes.rounds,
     )
-    return _row(number, what, runs, target=target, stretch=min(target, 1.0) * 0.8)
+    yield _row(number, what, runs, target=target, stretch=min(target, 1.0) * 0.8)
+    durable = f"{what}, brought to disk"
+    yield _row(number, durable, runs, "nix copy, sync", target=min(target, 1.0), stretch=0.8)
+
+
+def _nix_and_sync(lab: Lab, paths: Path, folder: Path) -> Run:
+    copied = _nix(lab, paths, f"file://{folder}?compression=zstd")
+    synced = timed(["sync", "--file-system", str(folder)], lab.environment)
+    return Run(copied.seconds + synced.seconds, copied.peak)
 
 
 def _row(
-    number: int, what: str, runs: Mapping[str, list[Run]], *, target: float, stretch: float
+    number: int,
+    what: str,
+    runs: Mapping[str, list[Run]],
+    beside: str = "nix copy",
+    *,
+    target: float,
+    stretch: float,
 ) -> Row:
     return compare(
         number,
         what,
         ("ours", [run.seconds for run in runs["ours"]]),
-        ("nix copy", [run.seconds for run in runs["nix"]]),
+        (beside, [run.seconds for run in runs[beside]]),
         target=target,
         stretch=stretch,
     )
@@ -172,7 +190,7 @@ def push_far(lab: Lab) -> Iterator[Row]:
 def _side_by_side(lab: Lab, far: _Far, paths: Path) -> Mapping[str, list[Run]]:
     contenders: dict[str, Callable[[], Run]] = {
         "ours": lambda: _ours(lab, paths, far.uri(far.bucket())),
-        "nix": lambda: _nix(lab, paths, f"{far.uri(far.bucket())}&compression=zstd"),
+        "nix copy": lambda: _nix(lab, paths, f"{far.uri(far.bucket())}&compression=zstd"),
     }
     return interleaved(contenders, lab.sizes.rounds)
 

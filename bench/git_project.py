@@ -27,10 +27,6 @@ from tests.support.repositories import Repository
 
 UNITS = 300
 """Git has more; a full build that compiled fewer was none."""
-EXT4_RECENTLY = 6.0
-"""Seconds. For five of them ext4 passes by the inode of a file that was deleted, at each new file
-one after another: who follows at once on a build pays for what that cleared away.
-"""
 FLAGS = " CFLAGS=-O2 TEST_PROGRAMS=" + "".join(
     f" {name}=1"
     for name in (
@@ -149,7 +145,6 @@ class GitProject:
 
     def reconcile(self) -> Took:
         """`run --once`; FailedError where it built nothing."""
-        time.sleep(EXT4_RECENTLY)
         attempts = self._newest()[0]
         options = ["--config", str(self._config), "--state-dir", str(self._state)]
         run = timed(python("reconciler", *options, "run", "--once"), self._environment)

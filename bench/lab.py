@@ -7,10 +7,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import Run, python, timed
+from bench.measure import FailedError, Run, python, timed
 from tests.support.private_store import PrivateStore
 
 
@@ -65,6 +66,16 @@ QUICK = Sizes(
     simulated=(1, 20),
     git_rounds=1,
 )
+
+
+def lay_apart(folder: Path) -> None:
+    """Have ext4 put what is made in a folder elsewhere on the disk than what lies beside it.
+
+    For minutes it looks, at each file that is made, past all that were just deleted in the same
+    part of the disk: whoever comes next would pay for what others cleared away.
+    """
+    with suppress(FailedError):  # no ext4, no need
+        timed(["chattr", "+T", str(folder)], os.environ)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ async def push(paths: list[StorePath], uri: str, *, again: bool) -> float:
     upstreams = Upstreams(None)
     if uri.startswith("s3:"):
         importlib.import_module("reconciler.binary_cache.s3_store")  # a daemon does it once
+    await store.connection()  # a daemon has one
     began = time.perf_counter()
     while paths:
         batch, rest = paths[:PUSH_BATCH], paths[PUSH_BATCH:]

@@ -38,8 +38,7 @@ async def close_over(
     wanted = {path for each in outputs.values() for path in each}
     try:
         if cache.push is PushScope.JOBS:
-            asked = {path: await store.path_info(path) for path in wanted}
-            infos = {path: info for path, info in asked.items() if info is not None}
+            infos = await store.path_infos(tuple(wanted))
             paths = [path for path in wanted if not excluded(cache, path)]
         else:
             infos = await store.closure(wanted)
@@ -123,7 +122,7 @@ async def push(
             cache,
             paths,
             store_dir=str(folder),
-            path_info=store.path_info,
+            path_infos=store.path_infos,
             nars=LocalNars(folder),
             elsewhere=await _references_elsewhere(cache, paths, store, upstreams),
             replace=replace,
@@ -173,8 +172,8 @@ async def _references_elsewhere(
     """References of the paths that readers of the cache get from its upstreams."""
     if not cache.upstreams:
         return frozenset()
-    infos = [await store.path_info(path) for path in paths]
-    references = {path for info in infos if info is not None for path in info.references}
+    infos = await store.path_infos(tuple(paths))
+    references = {path for info in infos.values() for path in info.references}
     return await from_upstreams(cache, references.difference(paths), store, upstreams)
 
 
@@ -186,7 +185,8 @@ async def from_upstreams(
     """
     if not cache.upstreams:
         return frozenset()
-    known = {path: await store.path_info(path) for path in paths}
+    asked = tuple(paths)
+    known = await store.path_infos(asked)
     return await upstreams.having(
-        cache, {path: () if info is None else info.signatures for path, info in known.items()}
+        cache, {path: known[path].signatures if path in known else () for path in asked}
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,19 +114,23 @@ class Store:
 
     async def path_info(self, path: StorePath) -> PathInfo | None:
         """What the store says of a path; None if it does not have it."""
-        return await self._ask(lambda c: c.query_path_info(path))
+        return (await self.path_infos((path,))).get(path)
+
+    async def path_infos(self, paths: Sequence[StorePath]) -> dict[StorePath, PathInfo]:
+        """The same for many, asked at once; those that the store does not have are left out."""
+        return await self._ask(lambda c: c.query_path_infos(paths))
 
     async def closure(self, paths: Iterable[StorePath]) -> dict[StorePath, PathInfo]:
         """The runtime closure of those of the paths that the store has."""
         found: dict[StorePath, PathInfo] = {}
-        open_paths = list(paths)
-        while open_paths:
-            path = open_paths.pop()
-            if path not in found:
-                info = await self.path_info(path)
-                if info is not None:
-                    found[path] = info
-                    open_paths.extend(info.references)
+        asked: set[StorePath] = set()
+        wave = dict.fromkeys(paths)
+        while wave:
+            asked.update(wave)
+            infos = await self.path_infos(tuple(wave))
+            found |= infos
+            references = (path for info in infos.values() for path in info.references)
+            wave = dict.fromkeys(path for path in references if path not in asked)
         return found
 
     async def discard(self, paths: Collection[StorePath]) -> None:

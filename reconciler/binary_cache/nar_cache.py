@@ -29,10 +29,10 @@ from reconciler.binary_cache.verification import Verifier
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Compression, PathInfo, StorePath
 
-GROUP_COUNT = 128
+GROUP_COUNT = 256
 GROUP_SIZE = 8 * 1024 * 1024
 """Small paths go to a worker thread together, up to so many and so many bytes: a hop to a thread
-costs as much as packing one of them."""
+costs as much as packing one of them, and two threads with small ones wait for each other."""
 
 WORTH_ASKING = 1024 * 1024
 """Bytes of a NAR from which on it is asked for before it is sent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from msgspec import structs
 
@@ -12,7 +12,7 @@ from reconciler.binary_cache.nars import Nars
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.model import Cache, PathInfo, StorePath
 
-PathInfoOf = Callable[[StorePath], Awaitable[PathInfo | None]]
+PathInfosOf = Callable[[Sequence[StorePath]], Awaitable[Mapping[StorePath, PathInfo]]]
 
 
 async def push_batch(
@@ -20,15 +20,15 @@ async def push_batch(
     paths: Collection[StorePath],
     *,
     store_dir: str,
-    path_info: PathInfoOf,
+    path_infos: PathInfosOf,
     nars: Nars,
     elsewhere: Collection[StorePath] = (),
     replace: Collection[StorePath] = (),
     further: Collection[StorePath] = (),
     traffic: Traffic | None = None,
 ) -> PushReport:
-    """Push paths; `path_info` is asked of the store, and answers None where a path is gone. Those
-    to `replace` are sent although something is there; of `further` ones it is only asked.
+    """Push paths; `path_infos` asks the store, and leaves out what is gone. Those to `replace` are
+    sent although something is there; of `further` ones it is only asked.
 
     Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
     asked.
@@ -36,14 +36,11 @@ async def push_batch(
     async with open_cache(cache, store_dir=store_dir, traffic=traffic) as opened:
         absent = await opened.missing({*paths, *further})
         missing = absent.intersection(paths) | set(replace)
-        infos, gone = [], []
-        for path in missing:
-            info = await path_info(path)
-            if info is None:
-                gone.append(path)
-            else:
-                infos.append(info)
-        report = await opened.push(infos, nars, elsewhere=elsewhere, replace=replace, absent=absent)
+        infos = await path_infos(tuple(missing))
+        gone = missing - infos.keys()
+        report = await opened.push(
+            [*infos.values()], nars, elsewhere=elsewhere, replace=replace, absent=absent
+        )
     there = dict.fromkeys(set(paths) - missing, 0)
     return structs.replace(
         report,

@@ -129,7 +129,7 @@ async def push(store: PrivateStore, cache: Cache, paths: list[StorePath]) -> Pus
             cache,
             paths,
             store_dir=str(store.store_dir),
-            path_info=connection.query_path_info,
+            path_infos=connection.query_path_infos,
             nars=LocalNars(store.store_dir),
         )
 
