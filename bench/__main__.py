@@ -21,9 +21,9 @@ from pathlib import Path
 
 import reconciler
 from bench import builds, caches, farm, incremental, scheduling, state
-from bench.lab import FULL, QUICK, Lab, lay_apart
+from bench.lab import FULL, QUICK, Lab, lay_apart, open_store
 from bench.measure import FailedError, Row, table
-from tests.support.private_store import PrivateStore, stores_root
+from tests.support.private_store import stores_root
 
 GROUPS = (
     ((1, 2), builds.layered),
@@ -51,14 +51,11 @@ RESULTS = Path(__file__).parent / "results"
 
 def _lab(*, quick: bool) -> Lab:
     root = stores_root().parent / "nix-reconciler-bench"
-    store = root / "store"
-    if not (store / "conf").exists():
-        store.mkdir(parents=True, mode=0o755)
-        PrivateStore.create(root=store, settings="fsync-metadata = false\n")
+    store = open_store(root / "store")
     scratch = root / f"scratch-{os.getpid()}"
     scratch.mkdir()
     lay_apart(scratch)
-    return Lab(PrivateStore(store), scratch, QUICK if quick else FULL)
+    return Lab(store, scratch, QUICK if quick else FULL)
 
 
 def _measure(lab: Lab, only: set[int] | None) -> tuple[list[Row], bool]:

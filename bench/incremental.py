@@ -18,9 +18,8 @@ from typing import assert_never
 
 from bench import debian_source
 from bench.git_project import UNITS, GitProject, Took
-from bench.lab import Lab
+from bench.lab import Lab, open_store
 from bench.measure import FailedError, Row, compare, timed
-from tests.support.private_store import PrivateStore
 
 UNIT, UNRELATED, HEADER = "revision.c", "README.md", "git-compat-util.h"
 GENERATIONS = 10
@@ -103,24 +102,16 @@ class Bench:
     """The store, the sources, and the projects in them."""
 
     def __init__(self, lab: Lab) -> None:
-        root = lab.scratch / "git-store"
-        root.mkdir(mode=0o755)
-        self._builds = lab.folder()
-        self._builds.chmod(0o755)
-        settings = f"fsync-metadata = false\nbuild-dir = {self._builds}\n"
-        self.store = PrivateStore.create(root=root, settings=settings)
+        self.store = open_store(lab.scratch / "git-store")
         self.environment = {**os.environ, **self.store.environment}
         self._lab = lab
         self._archive = debian_source.fetched("git", lab.store.root.parent / "sources")
 
         self._view = lab.folder()
-        # What builds clear away would be paid for by the next one, see `lay_apart`.
-        timed(["mount", "-t", "tmpfs", "-o", "mode=755", "builds", str(self._builds)], os.environ)
         timed(["mount", "-o", "bind,ro", str(self.store.store_dir), str(self._view)], os.environ)
 
     def close(self) -> None:
-        for each in (self._view, self._builds):
-            timed(["umount", str(each)], os.environ)
+        timed(["umount", str(self._view)], os.environ)
         self.store.destroy()
 
     def project(self, job: str, incremental: Mapping[str, object]) -> GitProject:

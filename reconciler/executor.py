@@ -21,7 +21,7 @@ from reconciler.build.pool import Pool
 from reconciler.caching import Caching
 from reconciler.database import Database
 from reconciler.database.evaluated import INTERRUPTED
-from reconciler.errors import NixError, ReconcilerError, UsageError
+from reconciler.errors import NixError, ReconcilerError, SourceError, UsageError
 from reconciler.evaluating import Evaluating
 from reconciler.fetching import Wanted
 from reconciler.ingest import Ingest
@@ -220,7 +220,7 @@ class Executor:
                     report=self._report,
                     offering=self._offering(jobset, locked, number),
                 ).run()
-        except (NixError, OSError) as problem:
+        except (NixError, SourceError, OSError) as problem:
             fault = f"the evaluation was cut off, and is tried again: {problem}"
         except ReconcilerError as problem:
             error = str(problem)

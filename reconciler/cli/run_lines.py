@@ -16,6 +16,7 @@ from msgspec import Struct
 from reconciler.cli.log_text import tail
 from reconciler.cli.text import BAD, BUSY, DIM, GOOD, harmless, lasting, one_line
 from reconciler.database import lookup, running
+from reconciler.database.evaluated import INTERRUPTED
 from reconciler.database.file import Database
 from reconciler.database.running import EndedAttempt, Event
 from reconciler.model import BuildState, Outcome
@@ -195,6 +196,8 @@ def _evaluation_lines(database: Database, event: Event) -> Iterator[Line]:
             broken = f", {found.errors} that do not evaluate" if found.errors else ""
             text = f"evaluated {name} in {took}: {counted(found.jobs, 'job')}{broken}"
             yield Line(Weight.INFO, text, BUSY if broken else None)
+        case "failed" if found.error == INTERRUPTED:
+            yield Line(Weight.WARNING, f"interrupted the evaluation of {name}", BUSY)
         case "failed":
             yield Line(Weight.ERROR, f"FAILED to evaluate {name} after {took}", BAD)
             for line in harmless(found.error or "").splitlines()[-LOG_LINES:]:

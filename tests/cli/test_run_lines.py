@@ -9,6 +9,7 @@ import pytest
 from reconciler.cli.run_lines import Lines, News
 from reconciler.cli.run_live import Left, Picture, draw, estimate, read_picture
 from reconciler.database import built, declared
+from reconciler.database.evaluated import INTERRUPTED
 from reconciler.model import Outcome
 from tests.cli.farm import DOCUMENT, Farm
 
@@ -90,7 +91,9 @@ def test_evaluations(farm: Farm, news: News) -> None:
     farm.derivations({"a": []})
     number = farm.evaluation("web", {"a": "a"}, errors={"b": "error"})
     farm.evaluation("web.next", {}, failed="error: one\ntwo")
+    cut_off = farm.evaluation("web", {}, failed=INTERRUPTED)
     lines = told(news, farm)
+    assert lines.pop() == f"interrupted the evaluation of web #{cut_off}"
     assert f"evaluated web #{number} in 2s: 2 jobs, 1 that do not evaluate" in lines
     assert "FAILED to evaluate web.next #2 after 2s" in lines
     assert lines[-3:] == ["    error: one", "    two", "  see all: reconciler status web.next"]

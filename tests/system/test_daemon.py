@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trial import Trial, processes_with
+from tests.support.repositories import Repository
+from tests.support.trial import PREAMBLE, Trial, processes_with
 from tests.system.test_graphs import DIAMOND
 
 ONE = '{ one = job "one" "echo one > $out"; }'
@@ -233,6 +234,23 @@ def test_an_evaluation_that_is_cut_off_is_no_verdict_on_the_source(trial: Trial)
         daemon.eventually(lambda: ("jobset", "one", "evaluation-interrupted") in trial.conditions())
         in_the_way.unlink()
         daemon.ask("trigger", "one")
+        daemon.eventually(lambda: good(trial, "one"))
+        daemon.eventually(lambda: trial.conditions() == {})
+
+
+def test_a_revision_that_cannot_be_fetched_is_asked_for_again(trial: Trial) -> None:
+    elsewhere = Repository.create(trial.root / "elsewhere")
+    revision = elsewhere.commit("release.nix", PREAMBLE + ONE)
+    here = Repository.create(trial.root / "here")
+    here.commit("release.nix", "{ }")
+    source = {"git": {"url": here.url, "ref": revision}, "file": "release.nix"}
+    trial.declare({"pinned": {"source": source}})
+    with trial.running() as daemon:
+        condition = ("jobset", "pinned", "evaluation-interrupted")
+        daemon.eventually(lambda: condition in trial.conditions())
+        assert f"{revision} cannot be fetched" in trial.conditions()[condition]
+        here.git("fetch", "-q", elsewhere.url, "main")
+        daemon.ask("trigger", "pinned")
         daemon.eventually(lambda: good(trial, "one"))
         daemon.eventually(lambda: trial.conditions() == {})
 
