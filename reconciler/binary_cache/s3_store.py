@@ -11,7 +11,6 @@ import bisect
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 from base64 import b64encode
 from collections import defaultdict
@@ -34,18 +33,19 @@ from reconciler.binary_cache.remote import (
     together,
 )
 from reconciler.binary_cache.s3_address import S3Address, address_of
+from reconciler.binary_cache.s3_body import Answered, PacedBody, tell_when_signed
 from reconciler.binary_cache.s3_client import connect
 from reconciler.binary_cache.s3_faults import RAISED, code_of, judge, no_bucket
 from reconciler.binary_cache.traffic import Traffic
+from reconciler.errors import CacheError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from botocore.awsrequest import AWSRequest
-    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         CompletedPartTypeDef,
+        ListMultipartUploadsRequestTypeDef,
         ListObjectsV2OutputTypeDef,
         ListObjectsV2RequestTypeDef,
     )
@@ -64,6 +64,9 @@ our time for one, 42 ms for a page of a thousand names."""
 _MANY = 150
 """Fewer are asked for one by one: answered at once by any server, where some take long to list. A
 full batch of pushes is more: one page, where little is there, for 200 questions."""
+MAX_PAGES = 100
+"""Of unfinished uploads, a thousand on each, that are looked at in one go: what is left is for the
+next, and a server that always answers with the same page is not asked for ever."""
 _WALKS = 4
 """A listing is one page after the other; so many parts of it are read at once. Each ends with a
 page that may hold little: measured, twice as many take half as much time again."""
@@ -90,7 +93,7 @@ class S3Store(RemoteStore):
         """Make ready; the bucket itself is asked for with the first request."""
         address = address_of(uri)
         client = await asyncio.to_thread(connect, address, credentials_file, patience)
-        _when_signed(client)
+        tell_when_signed(client)
         return cls(address, client, Remote(uri, traffic))
 
     @property
@@ -220,7 +223,7 @@ class S3Store(RemoteStore):
                 answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-")
             else:
                 answer = self._client.get_object(Bucket=bucket, Key=key)
-        return _Body(answer["Body"], self._address)
+        return Answered(answer["Body"], self._address)
 
     # --- Writing ---------------------------------------------------------------------------
 
@@ -331,19 +334,37 @@ class S3Store(RemoteStore):
 
     async def give_up(self, *, before: float) -> None:
         """Have uploads in parts that were cut off forgotten: they are paid for."""
-        bucket, client = self._address.bucket, self._client
-        found = await self._run(
-            lambda: client.list_multipart_uploads(Bucket=bucket, Prefix=self._address.prefix)
-        )
-        for each in found.get("Uploads", ()):
-            if each["Initiated"].timestamp() < before:
-                abort = functools.partial(
-                    client.abort_multipart_upload,
-                    Bucket=bucket,
-                    Key=each["Key"],
-                    UploadId=each["UploadId"],
+        follows: ListMultipartUploadsRequestTypeDef = {
+            "Bucket": self._address.bucket,
+            "Prefix": self._address.prefix,
+        }
+        for _ in range(MAX_PAGES):
+            asked = functools.partial(self._client.list_multipart_uploads, **follows)
+            found = await self._run(asked)
+            old = {
+                each["UploadId"]: each["Key"]
+                for each in found.get("Uploads", ())
+                if each["Initiated"].timestamp() < before
+            }
+            failed = await self._remote.each(old, functools.partial(self._forget, old))
+            for reason in failed.values():
+                raise CacheError(reason)
+            if not found.get("IsTruncated"):
+                break
+            follows["KeyMarker"] = found["NextKeyMarker"]
+            follows["UploadIdMarker"] = found["NextUploadIdMarker"]
+
+    async def _forget(self, keys: Mapping[str, str], upload: str) -> None:
+        def abort() -> None:
+            try:
+                self._client.abort_multipart_upload(
+                    Bucket=self._address.bucket, Key=keys[upload], UploadId=upload
                 )
-                await self._run(abort)
+            except ClientError as error:
+                if code_of(error) != "NoSuchUpload":  # it ended meanwhile
+                    raise
+
+        await self._run(abort)
 
     async def _remove(self, name: str) -> None:
         bucket, key = self._address.bucket, self._key(name)
@@ -351,9 +372,9 @@ class S3Store(RemoteStore):
 
     # --- Helpers ---------------------------------------------------------------------------
 
-    def _paced(self, body: bytes | bytearray) -> bytes | _PacedBody:
+    def _paced(self, body: bytes | bytearray) -> bytes | PacedBody:
         if self._remote.traffic.limit is not None:
-            return _PacedBody(body, self._remote)
+            return PacedBody(body, self._remote)
         self._remote.admit(len(body))
         # botocore takes both, whatever its types say; bytes it copies behind the headers.
         return cast("bytes", body)
@@ -378,40 +399,6 @@ class S3Store(RemoteStore):
             yield
         except RAISED as error:
             raise judge(error, self._address) from error
-
-
-class _PacedBody(io.BytesIO):
-    """A body that is sent as fast as the cache allows, once it is `being_sent`: before, it is read
-    to be signed.
-    """
-
-    def __init__(self, body: bytes | bytearray, remote: Remote) -> None:
-        super().__init__(body)
-        self._remote = remote
-        self.being_sent = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if not self.being_sent:
-            return super().read(size)
-        piece = self._remote.traffic.piece
-        data = super().read(piece if size is None or size < 0 else min(size, piece))
-        self._remote.admit(len(data))
-        return data
-
-
-def _when_signed(client: S3Client) -> None:
-    """Have bodies told when their requests are signed, which is what this event's handlers do."""
-
-    def tell(*, being_sent: bool) -> Callable[..., None]:
-        def handle(request: AWSRequest, **_rest: object) -> None:
-            body: object = request.body  # whatever was given, says boto3's own code
-            if isinstance(body, _PacedBody):
-                body.being_sent = being_sent
-
-        return handle
-
-    client.meta.events.register_first("request-created.s3", tell(being_sent=False))
-    client.meta.events.register_last("request-created.s3", tell(being_sent=True))
 
 
 class _FileSource:
@@ -449,23 +436,6 @@ class _Page(Struct, frozen=True, kw_only=True):
         if not self.ordered:
             return ()
         return names if self.last is None else names[: bisect.bisect_right(names, self.last)]
-
-
-class _Body:
-    """A StreamingBody that says of its faults what they mean."""
-
-    def __init__(self, body: StreamingBody, address: S3Address) -> None:
-        self._body = body
-        self._address = address
-
-    def read(self, amount: int, /) -> bytes:
-        try:
-            return self._body.read(amount)
-        except RAISED as error:
-            raise judge(error, self._address) from error
-
-    def close(self) -> None:
-        self._body.close()
 
 
 def _slices(names: Sequence[str]) -> Iterator[Sequence[str]]:

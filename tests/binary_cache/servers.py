@@ -63,8 +63,11 @@ def _serve(what: str, folder: Path, *options: str) -> Iterator[Server]:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[Server]:
-    """S3 whose buckets are the folders below; signatures are checked."""
-    with _serve("s3", folder, "--auth-key", f"{KEY_ID},{SECRET}") as server:
+    """S3 whose buckets are the folders below; signatures are checked. Of itself it would have no
+    more uploads in parts at once than go on one page of their listing.
+    """
+    unlimited = ("--multipart-max-uploads", "0")
+    with _serve("s3", folder, "--auth-key", f"{KEY_ID},{SECRET}", *unlimited) as server:
         yield server
 
 

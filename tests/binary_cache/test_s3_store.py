@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from reconciler.binary_cache.s3_address import address_of, read_credentials
-from reconciler.binary_cache.s3_store import S3Store
+from reconciler.binary_cache.s3_client import connect
+from reconciler.binary_cache.s3_store import MAX_PAGES, S3Store
 from reconciler.errors import CacheError
 from tests.binary_cache.servers import SECRET, Server, s3_credentials, s3_server
-from tests.support.fault_proxy import Answer, FaultProxy, Request, fault_proxy
+from tests.support.fault_proxy import Answer, Fault, FaultProxy, LoseAnswer, Request, fault_proxy
 
 
 @pytest.fixture
@@ -139,6 +142,75 @@ async def test_an_upload_in_parts_that_fails_is_given_up(proxy: FaultProxy, tmp_
     assert await store.present(["nar/large", "small"]) == {"small"}
     assert [request.method for _, request in proxy.seen].count("DELETE") == 1
     assert not list(store.staging.iterdir())
+    await store.close()
+
+
+async def test_of_unfinished_uploads_all_pages_are_read(
+    server: Server, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    keys = s3_credentials(tmp_path / "keys")
+    client = connect(address_of(uri(server.address)), keys, 20.0)
+
+    def left() -> int:
+        answers = client.get_paginator("list_multipart_uploads").paginate(Bucket="bucket")
+        return sum(len(each.get("Uploads", ())) for each in answers)
+
+    def begin(number: int) -> None:
+        client.create_multipart_upload(Bucket="bucket", Key=f"nar/{number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(begin, range(1100)))  # a page has a thousand
+    assert left() == 1100
+    store = await S3Store.open(uri(proxy.address), credentials_file=keys)
+    wrong: dict[str, Fault] = {"/nar/1050?": Answer(403, body=xml("AccessDenied"))}
+    proxy.judge = lambda request: next(
+        (fault for key, fault in wrong.items() if key in request.path), None
+    )
+    with pytest.raises(CacheError, match="denies access"):
+        await store.give_up(before=time.time() + 3600)
+    assert left() > 0
+    wrong.clear()
+    await store.give_up(before=time.time() + 3600)
+    assert left() == 0
+    await store.close()
+
+
+async def test_that_an_upload_ended_meanwhile_is_no_fault(
+    server: Server, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    keys = s3_credentials(tmp_path / "keys")
+    client = connect(address_of(uri(server.address)), keys, 20.0)
+    client.create_multipart_upload(Bucket="bucket", Key="nar/1")
+    lost = False
+
+    def judge(request: Request) -> LoseAnswer | None:
+        nonlocal lost
+        if request.method != "DELETE" or lost:
+            return None
+        lost = True
+        return LoseAnswer()
+
+    proxy.judge = judge
+    store = await S3Store.open(uri(proxy.address), credentials_file=keys)
+    await store.give_up(before=time.time() + 3600)
+    assert [request.method for _, request in proxy.seen].count("DELETE") == 2
+    assert not client.list_multipart_uploads(Bucket="bucket").get("Uploads")
+    await store.close()
+
+
+async def test_a_server_that_lists_the_same_uploads_for_ever_is_not_asked_for_ever(
+    proxy: FaultProxy, tmp_path: Path
+) -> None:
+    store = await S3Store.open(
+        uri(proxy.address), credentials_file=s3_credentials(tmp_path / "keys")
+    )
+    page = (
+        b"<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>a"
+        b"</NextKeyMarker><NextUploadIdMarker>b</NextUploadIdMarker></ListMultipartUploadsResult>"
+    )
+    proxy.judge = lambda _request: Answer(200, body=page)
+    await store.give_up(before=time.time())
+    assert len(proxy.seen) == MAX_PAGES
     await store.close()
 
 
