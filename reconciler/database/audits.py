@@ -137,12 +137,16 @@ def twins(database: Database, audit: Audit) -> Twins:
 def _renamed(database: Database, derivation: int) -> dict[StorePath, StorePath]:
     """Of all below a derivation that was built from a base: the clean outputs' other paths."""
     rows = database.query(
-        "WITH RECURSIVE below(id) AS (SELECT input FROM input WHERE derivation = ?"
+        "WITH RECURSIVE below(id) AS (SELECT input FROM input WHERE derivation = ?1"
         " UNION SELECT i.input FROM below n JOIN input i ON i.derivation = n.id)"
         " SELECT clean.path, built.path FROM below JOIN build_base c ON c.derivation = below.id"
         " JOIN derivation d ON d.path = c.canonical JOIN output clean ON clean.derivation = d.id"
         " JOIN output built ON built.derivation = c.derivation AND built.name = clean.name"
-        " WHERE c.mode = 'incremental' AND clean.path IS NOT NULL AND built.path IS NOT NULL",
+        " WHERE c.mode = 'incremental' AND clean.path IS NOT NULL AND built.path IS NOT NULL"
+        # What others say a derivation is built in place of may be made up.
+        " AND (SELECT trust FROM incremental_slot WHERE id = c.slot) IN (SELECT s.trust"
+        "  FROM build_base own JOIN incremental_slot s ON s.id = own.slot"
+        "  WHERE own.derivation = ?1)",
         (derivation,),
     )
     return {row[0]: row[1] for row in rows}

@@ -29,6 +29,19 @@ TRUSTED_ALIKE = (
 untrusted branch could have any base of others found bad."""
 
 
+_UNTRUSTED = (
+    "c.slot IN (SELECT s.id FROM incremental_slot s JOIN jobset j ON j.id = s.jobset"
+    " WHERE s.branch <> '' AND s.trust = j.name)"
+)
+"""Of a row `c` of build_base: it is of a `Slot` that is `untrusted`."""
+
+_VOID = (
+    "NOT EXISTS (SELECT 1 FROM build_base c WHERE c.derivation = audit.derivation"
+    " AND (c.canonical = audit.clean OR c.strategy = 'hidden'))"
+)
+"""Of a row of audit: nobody builds its derivation in place of the one it is held against."""
+
+
 class Slot(Struct, frozen=True, kw_only=True):
     """A job that leaves intermediates."""
 
@@ -290,8 +303,14 @@ def record_repeat(database: Database, evaluation: int, facts: Mapping[str, objec
 
 
 def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> None:
-    """Record what the build of a job starts from; the newest choice for a derivation counts."""
+    """Record what the build of a job starts from; the newest choice for a derivation counts.
+
+    Of what a derivation is built in place of, an untrusted branch says nothing where others say
+    something else: audits would hold what others build against what it made up.
+    """
     with database.transaction():
+        if not _may_say(database, slot, choice):
+            return
         add_fingerprint(database, choice.fingerprint)
         database.execute(
             "INSERT INTO build_base(derivation, slot, canonical, fingerprint, mode, base, reason,"
@@ -314,6 +333,28 @@ def choose(database: Database, slot: Slot, choice: BuildBase, *, now: float) -> 
                 choice.leaves,
             ),
         )
+
+
+def _may_say(database: Database, slot: Slot, choice: BuildBase) -> bool:
+    """Have the word of trusted branches stand alone; inside a transaction."""
+    said = (choice.derivation, choice.canonical)
+    if slot.untrusted:
+        other = (
+            "SELECT 1 FROM build_base c WHERE c.derivation = ? AND c.canonical <> ?"
+            f" AND NOT {_UNTRUSTED} LIMIT 1"
+        )
+        return database.one(other, said) is None
+    database.execute(
+        f"DELETE FROM build_base AS c WHERE derivation = ? AND canonical <> ? AND {_UNTRUSTED}",
+        said,
+    )
+    # One under way is dropped when it ends: its number may be given to the next.
+    database.execute(
+        f"DELETE FROM audit WHERE derivation = ? AND finished_at IS NOT NULL AND clean <> ?"
+        f" AND {_VOID}",
+        said,
+    )
+    return True
 
 
 def refuse(database: Database, slot: Slot, derivation: int, *, reason: str) -> None:
@@ -348,6 +389,13 @@ def start_audit(database: Database, audit: int) -> None:
         database.execute(
             "UPDATE audit SET state = 'running' WHERE id = ? AND finished_at IS NULL", (audit,)
         )
+
+
+def drop_void(database: Database, audit: int) -> bool:
+    """Forget an audit that has come to an end, if what it was held against concerns nobody."""
+    with database.transaction():
+        found = database.one(f"DELETE FROM audit WHERE id = ? AND {_VOID} RETURNING id", (audit,))
+    return found is not None
 
 
 def end_audit(database: Database, audit: int, *, difference: str | None, now: float) -> list[int]:

@@ -150,7 +150,8 @@ def _hopeless(farm: Farm, derivation: int, *, waited: float, now: float) -> str 
 
 def _fail(farm: Farm, audit: Audit, why: str, *, now: float) -> None:
     farm.auditing.pop(audit.id, None)
-    incremental.fail_audit(farm.database, audit.id, why=why, now=now)
+    if not incremental.drop_void(farm.database, audit.id):
+        incremental.fail_audit(farm.database, audit.id, why=why, now=now)
     farm.want()
 
 
@@ -169,6 +170,9 @@ def audited(farm: Farm, outcome: Audited, *, now: float) -> None:
     farm.auditing.pop(outcome.audit, None)
     found = [each for each in bases.open_audits(farm.database) if each.id == outcome.audit]
     for audit in found:  # or it was forgotten with its build
+        if incremental.drop_void(farm.database, audit.id):
+            farm.want()
+            continue
         if outcome.error is not None:
             _fail(farm, audit, outcome.error, now=now)
             continue

@@ -446,11 +446,14 @@ def test_untrusted_branches_have_the_room_that_others_leave(farm: Farm) -> None:
     assert kept_bases.superfluous(database, main.jobset, KEEP) == []
 
 
-def start(farm: Farm, name: str, slot: Slot, *, base: int) -> None:
+def start(
+    farm: Farm, name: str, slot: Slot, *, base: int, canonical: DrvPath | None = None
+) -> None:
     """Have a build start from a base."""
+    clean = farm.path("clean") if "clean" in farm.ids else DrvPath("/nix/store/clean.drv")
     choice = BuildBase(
         derivation=farm.ids[name],
-        canonical=farm.path("clean") if "clean" in farm.ids else DrvPath("/nix/store/clean.drv"),
+        canonical=canonical or clean,
         fingerprint=MEANS,
         base=base,
         reason="it is there",
@@ -461,3 +464,27 @@ def start(farm: Farm, name: str, slot: Slot, *, base: int) -> None:
 
 def _of(made: NewBase) -> dict[str, Any]:
     return {name: getattr(made, name) for name in made.__struct_fields__}
+
+
+def test_what_others_build_is_not_held_against_what_a_fork_makes_up(farm: Farm) -> None:
+    database = farm.database
+    (base,) = chain(database, "a")
+    fork = structs.replace(SLOT, branch="fork", trust=Trust(WEB))
+    common = structs.replace(SLOT, branch="main", trust=Trust("source"))
+    farm.derivations({"app-2": [], "app-3": []})
+    made_up = DrvPath("/nix/store/made-up.drv")
+    for name in ("app-2", "app-3"):
+        start(farm, name, fork, base=base, canonical=made_up)
+        incremental.ask_audit(database, farm.ids[name], base=base, clean=made_up, now=5.0)
+    early, late = bases.open_audits(database)
+    incremental.end_audit(database, early.id, difference=None, now=6.0)
+    assert not incremental.drop_void(database, late.id), "as long as nobody says otherwise"
+    for name in ("app-2", "app-3"):
+        start(farm, name, common, base=base)
+        start(farm, name, fork, base=base, canonical=made_up)
+        (known,) = bases.explain(database, farm.ids[name])
+        assert (known.slot, known.audit) == (common, None if name == "app-2" else "pending")
+    assert incremental.drop_void(database, late.id)
+    assert bases.open_audits(database) == []
+    start(farm, "app-2", fork, base=base)
+    assert len(bases.explain(database, farm.ids["app-2"])) == 2, "what is true it may say"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,23 @@ def outcomes(project: Project) -> dict[str, str]:
         " WHERE j.attr = 'uses' AND e.state = 'succeeded'"
     )
     return {name.removeprefix("it@"): Path(path).read_text().strip() for name, path in rows}
+
+
+def test_a_fork_cannot_have_a_wrong_build_of_others_found_right(project: Project) -> None:
+    """It says that the derivation which main will build is in place of one that it made up."""
+    project.declare(audit=ALL)
+    project.run()
+    shutil.copytree(project.folder / "src", project.folder / "made-up")
+    project.write("made-up/unit0.c", "// another one\n" + unit_source(0, 1))
+    text = (project.folder / "release.nix").read_text()
+    project.write(
+        "release.nix",
+        text.replace("./src;", "if incrementalBases ? app then ./src else ./made-up;"),
+    )
+    push_fork(project, "src/common.h", "#define A 20\n")
+    assert project.trial.once()
+    assert audits(project) == [("same", None)], "its made-up one comes to what is wrong here"
+    project.commit("src/common.h", "#define A 20\n")
+    project.run()
+    assert outcomes(project)["main"] == "60"
+    assert audits(project) == [("different", "the output out differs in app")]
