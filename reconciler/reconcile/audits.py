@@ -199,9 +199,11 @@ def _heal(farm: Farm, *, now: float) -> None:
     for name in farm.desired.jobsets:
         wrong = found.get(name, [])
         farm.fault("jobset", name, WRONG_BUILD, _told(wrong) if wrong else None)
-        new = [each for each in wrong if not each.hidden and each.derivation not in farm.fallen]
+        new = [
+            each for each in wrong if not each.hidden and (name, each.derivation) not in farm.fallen
+        ]
         if new:
-            farm.fallen.update(each.derivation for each in new)
+            farm.fallen.update((name, each.derivation) for each in new)
             cause = f"{new[0].job}, built from a base, is not to be trusted: {new[0].reason}"
             farm.trigger(name, cause=cause, force=True)
     if any(each.hidden for each in chain.from_iterable(found.values())):

@@ -138,8 +138,8 @@ class Farm(Struct):
     """Artifact stores to which something is being sent, and those for which that failed."""
     keeping: set[int] = field(default_factory=set)
     """Builds of which a base is being made, or could not be."""
-    fallen: set[int] = field(default_factory=set)
-    """Builds from bases for whose failure something was done."""
+    fallen: set[tuple[JobsetName, int]] = field(default_factory=set)
+    """Builds from bases for whose failure something was done for a jobset."""
     auditing: dict[int, AuditStage] = field(default_factory=dict)
     discarding: bool = False
     """Wrong outputs are being deleted."""

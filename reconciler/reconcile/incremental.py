@@ -31,8 +31,8 @@ def look(farm: Farm, *, now: float) -> None:
             farm.keeping.add(each.derivation)
             farm.executor.keep(each, max_size=jobset.incremental.max_size)
     for fallen in bases.fallen(farm.database):
-        if fallen.derivation not in farm.fallen:
-            farm.fallen.add(fallen.derivation)
+        if (fallen.jobset, fallen.derivation) not in farm.fallen:
+            farm.fallen.add((fallen.jobset, fallen.derivation))
             _evaluate_again(farm, fallen, now=now)
     for suspect, job in bases.suspects(farm.database).items():
         reason = f"{job} failed from it, and was built without"
@@ -123,11 +123,9 @@ def evaluated(farm: Farm, jobset: JobsetName, *, now: float) -> None:
     """What could not be kept is tried again once its jobset is evaluated."""
     declared = farm.desired.jobsets.get(jobset)
     if declared is not None and declared.incremental.enable:
-        farm.keeping = {
-            each.derivation
-            for each in bases.left(farm.database)
-            if each.derivation in farm.keeping and each.slot.jobset != jobset
-        }
+        left = bases.left(farm.database)
+        again = {each.derivation for each in left if each.slot.jobset == jobset}
+        farm.keeping &= {each.derivation for each in left} - again
         retain(farm, now=now)
 
 
