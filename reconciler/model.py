@@ -257,6 +257,10 @@ class Compression(StrEnum):
     XZ = "xz"
 
 
+S3_PARAMETERS = ("region", "endpoint", "scheme", "profile", "addressing-style")
+"""What may stand after the question mark of an `s3:` URI."""
+
+
 class Cache(Struct, frozen=True, kw_only=True):
     """A declared binary cache."""
 

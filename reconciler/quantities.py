@@ -43,14 +43,14 @@ _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _SIZE = re.compile(rf"({_NUMBER})({'|'.join(_BYTES)})")
 _LOOSE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)")
 _LOOSE_SECONDS: Mapping[str, str] = {
-    "": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s",
+    "sec": "s", "secs": "s", "second": "s", "seconds": "s",
     "min": "m", "mins": "m", "minute": "m", "minutes": "m",
     "hr": "h", "hrs": "h", "hour": "h", "hours": "h",
     "day": "d", "days": "d", "week": "w", "weeks": "w",
 }  # fmt: skip
 _LOOSE_BYTES: Mapping[str, str] = {
     **{name.lower(): name for name in _BYTES},
-    "": "B", "byte": "B", "bytes": "B",
+    "byte": "B", "bytes": "B",
     "k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB",
 }  # fmt: skip
 
@@ -147,6 +147,8 @@ def _mend_duration(text: str) -> str:
     if clock := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,2})", text):
         return f'write "{clock[1]}h{clock[2]}m" or "{clock[1]}m{clock[2]}s"'
     found = _LOOSE.fullmatch(text.strip())
+    if found and not found[2]:
+        return f'write it with a unit: "{found[1]}s", "{found[1]}m" or "{found[1]}h"'
     if found and (unit := _LOOSE_SECONDS.get(found[2].lower(), found[2].lower())) in _MILLISECONDS:
         return f'write "{found[1]}{unit}"'
     return 'write numbers with units w, d, h, m, s or ms, such as "5m" or "1h30m"'
@@ -155,6 +157,8 @@ def _mend_duration(text: str) -> str:
 def _mend_size(text: str) -> str:
     """Guess what was meant by a text that is no size."""
     found = _LOOSE.fullmatch(text.strip())
+    if found and not found[2]:
+        return f'write it with a unit: "{found[1]}B", "{found[1]}MiB" or "{found[1]}GiB"'
     if found and (unit := _LOOSE_BYTES.get(found[2].lower())):
         return f'write "{found[1]}{unit}"'
     return f'write a number with a unit of {", ".join(_BYTES)}, such as "4GiB"'

@@ -48,7 +48,7 @@ def test_a_size_is_bytes(text: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("text", "mend"),
     [
-        ("5", 'write "5s"'),
+        ("5", 'write it with a unit: "5s", "5m" or "5h"'),
         ("5 m", 'write "5m"'),
         ("5min", 'write "5m"'),
         ("2 Hours", 'write "2h"'),
@@ -78,7 +78,7 @@ def test_what_is_no_duration_is_refused_with_the_mend(text: str, mend: str) -> N
         ("4G", 'write "4GiB"'),
         ("4gib", 'write "4GiB"'),
         ("4 GB", 'write "4GB"'),
-        ("512", 'write "512B"'),
+        ("512", 'write it with a unit: "512B", "512MiB" or "512GiB"'),
         ("64mb", 'write "64MB"'),
         ("9999999999TiB", "write a smaller size"),
         ("4XiB", 'such as "4GiB"'),

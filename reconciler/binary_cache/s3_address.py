@@ -15,10 +15,10 @@ from botocore.exceptions import BotoCoreError
 from msgspec import Struct
 
 from reconciler.errors import CacheError
+from reconciler.model import S3_PARAMETERS
 
 Word = TypeVar("Word", bound=str)
 
-_PARAMETERS = ("region", "endpoint", "scheme", "profile", "addressing-style")
 Style = Literal["auto", "path", "virtual"]
 _STYLES: tuple[Style, ...] = ("auto", "path", "virtual")
 DEFAULT_REGION = "us-east-1"
@@ -66,9 +66,9 @@ def address_of(uri: str) -> S3Address:
         raise CacheError(f"{uri}: write s3://BUCKET?region=…")
     values: dict[str, str] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
-        if key not in _PARAMETERS:
+        if key not in S3_PARAMETERS:
             raise CacheError(
-                f"{uri}: an s3: cache has no parameter {key}; it has {', '.join(_PARAMETERS)} "
+                f"{uri}: an s3: cache has no parameter {key}; it has {', '.join(S3_PARAMETERS)} "
                 "(compression and signingKeyFile are properties of the cache)"
             )
         if not value:

@@ -18,7 +18,7 @@ from typing import Any, Never
 import click
 
 from reconciler import collector
-from reconciler.cli.settings import place_options
+from reconciler.cli.settings import Verbs, place_options
 from reconciler.errors import ReconcilerError
 
 VERBS = {
@@ -53,7 +53,7 @@ INTERRUPTED = 130
 """What a shell gives for a command that ^C ended."""
 
 
-class _Verbs(click.Group):
+class _Verbs(Verbs):
     """Imports a verb's module when the verb is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -68,24 +68,10 @@ class _Verbs(click.Group):
         found: click.Command = getattr(module, cmd_name)
         return found
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            raise click.UsageError(f"there is no verb {args[0]}{_nearest(args[0])}", ctx)
-        return super().resolve_command(ctx, args)
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Verbs come first: they are what one looks for."""
         self.format_commands(ctx, formatter)
         click.Command.format_options(self, ctx, formatter)
-
-
-def _nearest(word: str) -> str:
-    from reconciler.problems import nearest  # noqa: PLC0415 - only for a mistake
-
-    found = nearest(word, VERBS)
-    return f"; did you mean {found}?" if found else ""
 
 
 @click.group(
@@ -129,6 +115,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except ReconcilerError as error:
         _complain(str(error))
         return error.exit_status
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.UsageError as error:
         _complain(error.format_message())
         if error.ctx is not None:

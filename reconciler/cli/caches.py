@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import click
 
 from reconciler.cli.output import flat, plain, print_json
-from reconciler.cli.settings import settings, verb
+from reconciler.cli.settings import Verbs, settings, verb
 from reconciler.cli.state import document_in_force, reading
 from reconciler.cli.status_text import mark
-from reconciler.cli.text import ago, columns, harmless, lasting, one_line, table
+from reconciler.cli.text import ago, columns, harmless, lasting, one_line, wrapped_table
 from reconciler.database import cached, report
 from reconciler.database.cached import CacheContents
 from reconciler.push_progress import PushProgress
@@ -19,7 +19,7 @@ from reconciler.quantities import format_size
 from reconciler.status import CacheStatus, counted, judge_cache
 
 
-class _Caches(click.Group):
+class _Caches(Verbs):
     """Has `verify` below it, which is loaded only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -88,7 +88,7 @@ def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> I
         yield f"- {facts.name}  pruned {ago(facts.removed_at, now)}"
         return
     yield f"{mark(each.verdict)} {click.style(facts.name, bold=True)}  {each.summary}"
-    pushed = f"{contents.pushed} paths, {format_size(contents.bytes)} sent"
+    pushed = f"{counted(contents.pushed, 'path')}, {format_size(contents.bytes)} sent"
     if contents.last_push_at is not None:
         pushed += f", the last {ago(contents.last_push_at, now)}"
     pairs = [["address", harmless(facts.uri)], ["pushed", pushed]]
@@ -99,7 +99,8 @@ def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> I
     if facts.seen_at is not None:
         pairs.append(["all seen", f"within {lasting(round(now - facts.seen_at))}"])
     if contents.dropped:
-        pairs.append(["dropped", f"{contents.dropped} paths, collected before they were pushed"])
+        dropped = counted(contents.dropped, "path")
+        pairs.append(["dropped", f"{dropped}, collected before they were pushed"])
     if facts.beside_error:
         pairs.append(["logs failing", one_line(facts.beside_error)])
     if facts.failing and facts.error:
@@ -107,4 +108,4 @@ def _cache_lines(each: CacheStatus, contents: CacheContents, *, now: float) -> I
     if facts.next_due_at is not None and facts.next_due_at > now:
         pairs.append(["next try", f"in {lasting(facts.next_due_at - now)}"])
     pairs += [[c.reason.replace("-", " "), one_line(c.message)] for c in facts.conditions]
-    yield from table(pairs, indent="  ", width=width)
+    yield from wrapped_table(pairs, indent="  ", width=width)

@@ -91,7 +91,7 @@ def _choose(
     for asked in (before, after):
         if asked is not None and asked not in by_id:
             numbers = ", ".join(str(each.id) for each in kept[:20])
-            raise UsageError(f"evaluation {asked} of {jobset} is not kept; there are {numbers}")
+            raise UsageError(f"evaluation {asked} of {jobset} is not kept; kept are {numbers}")
     newer = kept[0] if after is None else by_id[after]
     if before is not None:
         return newer, by_id[before]

@@ -209,6 +209,8 @@ def _caches(desired: Desired) -> Iterator[Finding]:
             yield _try(f"{name}, public keys", partial(_public_keys, cache, store_dir))
         if cache.credentials_file is not None:
             yield _try(f"{name}, credentials", partial(_secret, Path(cache.credentials_file)))
+            if not os.access(cache.credentials_file, os.R_OK):
+                continue  # the cache itself would say the same
         if cache.uri.startswith("file:"):
             yield _try(name, partial(_file_cache, cache.uri))
         else:
@@ -257,6 +259,8 @@ def _artifact_stores(desired: Desired) -> Iterator[Finding]:
         name = f"artifact store {store.name}"
         if store.credentials_file is not None:
             yield _try(f"{name}, credentials", partial(_secret, Path(store.credentials_file)))
+            if not os.access(store.credentials_file, os.R_OK):
+                continue
         if store.url.startswith("file:"):
             yield _try(name, partial(_file_cache, store.url))
         else:
@@ -317,6 +321,8 @@ async def _builder(
         found = await probe(builder, systems, folder, environment)
     except (ReconcilerError, OSError) as error:
         said = str(error).removeprefix(name).strip().removeprefix(": ")
+        if builder.uri is not None:
+            said = said.replace(f"({builder.uri})", builder.uri, 1)
         return Finding(name=name, verdict=Verdict.BAD, message=said)
     trust = {True: ", trusts us", False: ", does not trust us", None: ""}[found.trusted]
     said = f"Nix {found.nix_version}{trust}"

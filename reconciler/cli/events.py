@@ -9,7 +9,7 @@ import click
 from reconciler.cli.output import plain, print_json_line
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import reading
-from reconciler.cli.text import BAD, DIM, GOOD, clock, columns, cut, one_line
+from reconciler.cli.text import BAD, DIM, GOOD, clock, columns, one_line, width_of, wrapped
 from reconciler.database import running
 from reconciler.database.running import Event
 from reconciler.errors import UsageError
@@ -20,6 +20,8 @@ KINDS = (
     "artifact-store",
 )  # fmt: skip
 POLL_SECONDS = 0.3
+_BELOW = " " * 21
+"""Before what does not fit in the line of its event: below the event's kind."""
 _BAD = {"failed", "timed-out", "log-limit", "output-limit", "not-deterministic", "pruned"}
 _GOOD = {"succeeded", "substituted", "in force", "declared"}
 
@@ -104,8 +106,11 @@ def _line(each: Event) -> str:
     why = "" if each.cause == "condition" else f"  ({one_line(each.cause)})"
     head = f"{clock(each.at)}  {each.kind:<10}  {one_line(each.subject)}  "
     width = columns()
-    room = None if width is None else max(width - len(head), 20)
-    text = cut(what.replace("-", " ") + why, room)
+    text = what.replace("-", " ") + why
+    if width is not None and width_of(head + text) > width:
+        whole = wrapped(head + text, width=width, indent=_BELOW, first="")
+        text, head = whole[len(head) :].lstrip(" "), whole[: len(head)]
+        return click.style(head[:19], fg=DIM) + head[19:] + click.style(text, fg=color)
     split = len(what)
     return (
         click.style(head[:19], fg=DIM) + head[19:]

@@ -61,6 +61,8 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
                 for attempt in history.forget(writer, oldest=oldest, now=now):
                     build_log.remove(where.logs, attempt)
                 mirror.prune(where.state_dir / "mirrors", keep=_with_branches(writer))
+                # Last: the logs that went may be the room that it takes.
+                writer.compact()
             finally:
                 writer.close()
     if as_json:

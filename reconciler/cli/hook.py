@@ -28,15 +28,16 @@ KINDS = {Strategy.HIDDEN: Kind.BASE, Strategy.COMPILER_CACHE: Kind.COMPILER_CACH
     examples="""
     reconciler incremental hook | sudo tee /etc/nix/reconciler-hook >/dev/null
     sudo chmod 755 /etc/nix/reconciler-hook
-    echo "pre-build-hook = /etc/nix/reconciler-hook" | sudo tee -a /etc/nix/nix.conf
-    sudo mkdir /run/nix-reconciler-store                          at each start of the machine
+    echo "pre-build-hook = /etc/nix/reconciler-hook" |
+      sudo tee -a /etc/nix/nix.conf
+    sudo mkdir /run/nix-reconciler-store      # at each start of the machine
     sudo mount -o bind,ro /nix/store /run/nix-reconciler-store
     sudo install -d -g nixbld -m 2755 /var/cache/nix-reconciler-compilers
     reconciler doctor
     """,
     notes="""
-    The NixOS module does all this where a jobset asks for it. The hook belongs to root, and is
-    made for one state directory.
+    The NixOS module does all this where a jobset asks for it. The hook belongs
+    to root, and is made for one state directory.
     """,
 )
 @click.option(

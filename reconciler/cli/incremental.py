@@ -13,7 +13,7 @@ from reconciler.build.mounts import compiler_caches
 from reconciler.cli.base_told import build_json
 from reconciler.cli.log_text import lines_of
 from reconciler.cli.output import Json, plain, print_json
-from reconciler.cli.settings import settings, verb
+from reconciler.cli.settings import Verbs, settings, verb
 from reconciler.cli.state import reading
 from reconciler.cli.status import complete_subject
 from reconciler.cli.text import DIM, ago, columns, harmless, one_line, table, wrapped
@@ -33,7 +33,7 @@ _ASKING = ("replay", "audit", "quarantine", "reset")
 _FURTHER = ("gc", "hook")
 
 
-class _Incremental(click.Group):
+class _Incremental(Verbs):
     """Has verbs below it; those that are not here are loaded when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -89,7 +89,7 @@ def incremental(*, as_json: bool) -> None:
 )
 @click.argument("jobset", required=False, shell_complete=complete_subject)
 def status(jobset: str | None, *, as_json: bool) -> None:
-    """Show each job that takes part: its bases, and how often it started from one."""
+    """Show each job that takes part: its bases, and builds from one."""
     _status(jobset, as_json=as_json)
 
 
@@ -104,7 +104,10 @@ def _status(jobset: str | None, *, as_json: bool) -> None:
         print_json({"slots": [_slot_json(each) for each in found], "compilerCaches": caches})
         return
     if not found and not compilers:
-        click.echo("No job takes part: one has an output intermediates, its jobset incremental.")
+        click.echo(
+            "No job takes part: it takes an output `intermediates`, and `incremental.enable` of\n"
+            "the jobset."
+        )
     if found:
         rows = [_slot_row(each, now=time.time()) for each in found]
         header = ["JOB", "BRANCH", "BASES", "SIZE", "DEPTH", "NEWEST", "BUILDS"]
@@ -160,7 +163,10 @@ def _slot_json(each: SlotFacts) -> Json:
 )
 @click.argument("job", shell_complete=complete_subject)
 def bases_of(job: str, *, as_json: bool) -> None:
-    """List all that builds of JOB left, the newest first, also what is kept no longer."""
+    """List all that builds of JOB left, the newest first.
+
+    Also what is kept no longer.
+    """
     with reading(settings()) as database:
         name = taking_part(database, job)
         found = slots.all_bases(database, name)

@@ -72,10 +72,10 @@ def _number(text: str) -> int | None:
 @click.argument("job", shell_complete=complete_subject)
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the log of events.")
 def audit(job: str, *, why: str, as_json: bool) -> None:
-    """Have the newest build of JOB made again without its base, and compared.
+    """Have JOB's newest build made again without its base.
 
-    At low priority. Where the two differ, nothing starts from that base any more, and what was
-    built from it is built again without.
+    At low priority, and compared. Where the two differ, nothing starts from that base any more,
+    and what was built from it is built again without.
     """
     with reading(settings()) as database:
         name = taking_part(database, job)
@@ -97,10 +97,10 @@ def audit(job: str, *, why: str, as_json: bool) -> None:
 @click.argument("base")
 @click.option("--why", required=True, metavar="TEXT", help="The reason, for all who see it.")
 def quarantine(base: str, *, why: str, as_json: bool) -> None:
-    """Have nothing start from BASE any more, nor from what descends from it.
+    """Have nothing start from BASE any more.
 
-    BASE is a number that `incremental bases` shows. What was built from it and is not pushed yet is
-    built again without.
+    Nor from what descends from it. BASE is a number that `incremental bases` shows. What was built
+    from it and is not pushed yet is built again without.
     """
     number = _number(base)
     with reading(settings()) as database:
@@ -116,7 +116,7 @@ def quarantine(base: str, *, why: str, as_json: bool) -> None:
 @verb(
     "reset",
     examples="""
-    reconciler incremental reset website.app --why "another linker on the builders"
+    reconciler incremental reset website.app --why "another linker"
     """,
 )
 @click.argument("job", shell_complete=complete_subject)

@@ -19,7 +19,7 @@ from reconciler.database import lookup
 from reconciler.database.declared import add_request
 from reconciler.database.file import Database, open_writer
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
-from reconciler.errors import StateError, UsageError
+from reconciler.errors import UsageError
 
 WAKE_SOCKET = "wake"
 MAX_WHY = 1000
@@ -56,10 +56,6 @@ def write_down(name: str, named: Sequence[str], why: str, *, as_json: bool) -> N
                 add_request(writer, verb=name, subject=each, who=who, why=why, now=now)
                 for each in named
             ]
-    except StateError as error:
-        raise StateError(
-            f"{error} A request is written by the daemon's user or by root."
-        ) from error
     finally:
         writer.close()
     running = daemon(where) is not None

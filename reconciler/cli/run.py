@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 import click
 
@@ -115,11 +116,17 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
         for condition in each.facts.conditions
     ]
     if wrong:
-        text += f" {'; '.join(wrong[:5])}."
+        text += f" {'; '.join(wrong[:5])}{_more(wrong)}."
     names = [f"{each.jobset}.{each.attr}" for each in report.problems]
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        text += f" Not there: {', '.join(names[:5])}{more}. See: reconciler status"
+        text += f" Not there: {', '.join(names[:5])}{_more(names)}."
+    if names or wrong:
+        text += " See: reconciler status"
         if len(names) == 1:
             text += f", reconciler why {names[0]}"
     return ["", f"{mark(report.verdict)} {wrapped(text, width=columns(), indent='  ', first='')}"]
+
+
+def _more(listed: Sequence[str]) -> str:
+    """What is said of those after the fifth."""
+    return f" and {len(listed) - 5} more" if len(listed) > 5 else ""

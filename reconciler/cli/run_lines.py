@@ -157,13 +157,14 @@ def _event_lines(database: Database, event: Event) -> Iterator[Line]:
     """An event for people; builds are told with their attempts."""
     subject, after = harmless(event.subject), event.after or ""
     if event.cause == "condition":
+        kind = event.kind.replace("-", " ")
         if event.after is None:
-            text = f"{event.kind} {subject}: {event.before} is over"
-            yield Line(Weight.INFO, text.replace("-", " "), GOOD)
+            over = (event.before or "").replace("-", " ")
+            yield Line(Weight.INFO, f"{kind} {subject}: {over} is over", GOOD)
         elif event.after != "evaluation-failed":  # told with the evaluation
             message = running.condition_message(database, event)
             said = "" if message is None else f": {one_line(gist(message))}"
-            head = f"{event.kind} {subject}: {after.replace('-', ' ')}{said}"
+            head = f"{kind} {subject}: {after.replace('-', ' ')}{said}"
             yield Line(Weight.ERROR, head, BAD)
         return
     match event.kind:

@@ -79,13 +79,30 @@ def place_options(*, variables: bool) -> Callable[[Function], Function]:
     return decorate
 
 
+class Verbs(click.Group):
+    """Commands; of one that there is not, the nearest is named."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; UsageError where there is none."""
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            from reconciler.problems import nearest  # noqa: PLC0415 - only for a mistake
+
+            near = nearest(args[0][:200], names)
+            meant = f"; did you mean {near}?" if near else ""
+            raise click.UsageError(f"there is no verb {args[0]}{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+
 def verb(
     name: str,
     *,
     examples: str,
     notes: str = "",
     json: bool = True,
-    group: type[click.Group] | None = None,
+    group: type[Verbs] | None = None,
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function: its docstring is the help, below it notes and examples.
 

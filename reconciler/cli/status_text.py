@@ -31,6 +31,7 @@ from reconciler.status import (
     Verdict,
     branch_count,
     count_jobs,
+    counted,
     gist,
     held,
 )
@@ -165,7 +166,7 @@ def _problems(found: Report, *, now: float, width: int | None) -> list[str]:
         lines.append(cut(f"What waits for a builder counts as failed in {wait}.", width))
     for each in _all_conditions(found):
         name = "" if each.kind == "document" else f" {each.name}"
-        head = f"{each.kind}{name}: {each.reason.replace('-', ' ')}: "
+        head = f"{each.kind.replace('-', ' ')}{name}: {each.reason.replace('-', ' ')}: "
         lines += _clipped(head, each.message, width)
     return lines
 
@@ -200,7 +201,7 @@ def _clipped(head: str, message: str, width: int | None) -> list[str]:
     shown = [head + lines[0].strip()] if lines else [head]
     shown += [f"    {line.rstrip()}" for line in lines[1:4]]
     if len(lines) > 4:
-        shown.append(f"    … {len(lines) - 4} more lines: --json has all")
+        shown.append(f"    … {counted(len(lines) - 4, 'more line')}: --json has all")
     return [cut(line, None if width is None else width * 2) for line in shown]
 
 

@@ -99,6 +99,17 @@ def table(
     return lines
 
 
+def wrapped_table(rows: Sequence[Sequence[str]], *, width: int | None, indent: str) -> list[str]:
+    """Lines with aligned columns; what does not fit in the last one goes on below it."""
+    filled = [" " * width_of(cell) for cell in max(rows, key=lambda row: width_of(row[0]))[:-1]]
+    room = None if width is None else width - len(indent) - sum(len(x) + 2 for x in filled)
+    lines = []
+    for row in rows:
+        parts = [row[-1]] if room is None else textwrap.wrap(row[-1], max(room, 20)) or [""]
+        lines += [[*row[:-1], parts[0]], *([*filled, part] for part in parts[1:])]
+    return table(lines, indent=indent)
+
+
 def wrapped(text: str, *, width: int | None, indent: str = "", first: str | None = None) -> str:
     """A paragraph, broken between words."""
     return textwrap.fill(

@@ -63,7 +63,7 @@ class Verified(Struct, frozen=True, kw_only=True):
     reconciler caches verify main
     reconciler caches verify main --heal
     reconciler caches verify main --sample 100
-    reconciler caches verify main --json | jq '.findings[] | select(.healed | not)'
+    reconciler caches verify main --json | jq '.findings[].path'
     """,
     notes="""
     Exit status: 0 all is there and right (or is now), 1 something is not.
@@ -137,7 +137,7 @@ def _declared(document: tuple[str, str] | None, name: CacheName) -> Cache:
     caches = config.parse(document[1].encode(), name="the document in force").caches
     if name not in caches:
         raise UsageError(
-            f"there is no cache {name}: {did_you_mean(name, list(caches), label='declared')}"
+            f"there is no cache {name}; {did_you_mean(name, list(caches), label='declared')}"
             if caches
             else f"there is no cache {name}: none is declared"
         )

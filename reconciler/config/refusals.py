@@ -103,6 +103,9 @@ def _refused_value(
         case "format":
             assert isinstance(error.cause, QuantityError)
             return f"{quote(value)} {error.cause.message}", error.cause.mend
+        case "pattern" if part.get("secret"):
+            # It may be the secret itself: not to be printed.
+            return "what is written there is no path", _mend(part)
         case "pattern":
             return f"{quote(value)} does not fit here", _mend(part)
         case "minimum":

@@ -14,12 +14,17 @@ from reconciler.config import branch_rules
 from reconciler.config.host_keys import canonical
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
-from reconciler.model import Strategy
+from reconciler.model import S3_PARAMETERS, Strategy
 from reconciler.problems import Problem, did_you_mean, quote, render_path
 from reconciler.quantities import QuantityError, duration, size
 
 _IN_STORE = re.compile(r"^/nix/store/|/store/[0-9a-df-np-sv-z]{32}-")
 """A store path, wherever the store is: Nix's base 32 leaves out e, o, t and u."""
+_KEY_ITSELF = re.compile(
+    r"(^|/)[^\s/:]+:[A-Za-z0-9+/]{80,}={0,2}$|-----BEGIN |\bpassword +\S|aws_secret_access_key"
+)
+"""Nix's secret keys, ssh's, a line of a netrc or of a file of credentials. The document's folder
+may stand before it: it was taken for a path."""
 _PASSWORD = re.compile(r"^[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@")
 _SHORTEST_INTERVAL = 1.0
 _SLOWEST = 1024
@@ -79,10 +84,12 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
     yield from _stored_secrets(document)
     for name, store in _declared(document, "artifactStores").items():
         yield from _artifact_store(["artifactStores", name], store)
+        yield from _bucket(["artifactStores", name, "url"], store.get("url"))
     for name, cache in caches.items():
         at: list[str | int] = ["caches", name]
         yield from _sent_to(at, cache)
         yield from _password([*at, "uri"], cache.get("uri"))
+        yield from _bucket([*at, "uri"], cache.get("uri"))
         yield from _kind_of_cache(at, cache)
         upstreams = cache.get("upstreams")
         for index, upstream in enumerate(upstreams if isinstance(upstreams, list) else ()):
@@ -251,6 +258,19 @@ def _artifact_store(at: list[str | int], store: dict[str, Json]) -> Iterator[Ref
         yield [*at, "credentialsFile"], "a folder is opened by no key", "remove it"
 
 
+def _bucket(at: list[str | int], uri: Json) -> Iterator[Refusal]:
+    """Refuse parameters that a bucket does not have: nothing could be done with it."""
+    if not isinstance(uri, str) or not uri.startswith("s3:"):
+        return
+    for part in filter(None, uri.partition("?")[2].split("&")):
+        name, _, value = part.partition("=")
+        if name not in S3_PARAMETERS:
+            mend = did_you_mean(name, S3_PARAMETERS, label="allowed")
+            yield at, f"a bucket has no parameter {quote(name)}", mend
+        elif not value:
+            yield at, f"{name} is empty", "give it a value, or leave it out"
+
+
 def _systems(at: list[str | int], systems: Json) -> Iterator[Refusal]:
     """Refuse what no Nix calls a system: nothing would ever be built for it, without a word."""
     for index, system in enumerate(systems if isinstance(systems, list) else ()):
@@ -293,7 +313,12 @@ def _sent_to(at: list[str | int], cache: dict[str, Json]) -> Iterator[Refusal]:
 def _stored_secrets(document: dict[str, Json]) -> Iterator[Refusal]:
     mend = "keep the secret in a file outside, such as one under /run/credentials or /run/secrets"
     for at, file in secret_files(document):
-        if _IN_STORE.search(file):
+        if "\n" in file:
+            continue
+        if _KEY_ITSELF.search(file):
+            # The value itself is a secret: not to be printed.
+            yield at, "it is the secret itself", "write it to a file, and that file's path here"
+        elif _IN_STORE.search(file):
             yield at, f"{quote(file)} is in the Nix store, where everyone can read it", mend
 
 

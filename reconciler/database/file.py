@@ -35,6 +35,7 @@ MIGRATIONS = (
     "m009_audits",
     "m010_mounts",
     "m011_artifacts",
+    "m012_due",
 )
 """Names of this program's migrations, in order: a file of `migrations` each."""
 
@@ -198,6 +199,14 @@ class Database:
             finally:
                 self.connection.execute("COMMIT")
 
+    def compact(self) -> None:
+        """Give the room of what was deleted back; takes as much room as the file again. StateError.
+
+        What was deleted stays so where there is not enough room for that.
+        """
+        with _explained(self.path):
+            self.connection.execute("VACUUM")
+
     def external_version(self) -> int:
         """A number that changes when another process has written."""
         row = self.one("PRAGMA data_version")
@@ -237,8 +246,13 @@ def _explained(path: Path) -> Iterator[None]:
                 f"cannot write {path}: {error}. Free some space in {path.parent}; "
                 "nothing recorded so far is lost."
             ) from error
-        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_BUSY")):
-            raise StateError(f"cannot use {path}: {error}.") from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            raise StateError(
+                f"cannot use {path}: {error}. The daemon's user and root can write it, "
+                "where its file system is writable."
+            ) from error
+        if name.startswith("SQLITE_BUSY"):
+            raise StateError(f"cannot use {path}: {error}. Try again in a moment.") from error
         raise
 
 
@@ -293,7 +307,8 @@ def open_reader(state_dir: Path) -> Database | None:
     if set(MIGRATIONS).difference(_applied(database)):
         connection.close()
         raise StateError(
-            f"{path} was written by an older version. Start the daemon once: it migrates the file."
+            f"{path} is of an older version, or was not finished. Start the daemon or "
+            "`reconciler run --once`: it brings the file up to date."
         )
     return database
 

@@ -74,5 +74,4 @@ def forget(database: Database, *, oldest: float, now: float) -> list[int]:
         )
         run("DELETE FROM event WHERE at < :oldest")
         run("DELETE FROM request WHERE handled_at < :oldest")
-    database.connection.execute("VACUUM")
     return attempts

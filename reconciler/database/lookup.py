@@ -156,19 +156,25 @@ def _unknown(
             f" there are {some}"
         )
     if near is not None:
-        jobs = [f"{near}.{attr}" for attr in job_attrs(database, near)]
-        said = _suggest(text, jobs, listed="its jobs are", none="it has no jobs yet")
-        return UsageError(f"jobset {near} has no job {text.removeprefix(f'{near}.')}; {said}")
+        attr = text.removeprefix(f"{near}.")
+        # Of the attribute alone: all begin with the name of the jobset.
+        jobs = job_attrs(database, near)
+        said = _suggest(
+            attr, jobs, prefix=f"{near}.", listed="its jobs are", none="it has no jobs yet"
+        )
+        return UsageError(f"jobset {near} has no job {attr}; {said}")
     said = _suggest(text, jobsets, listed="the jobsets are", none="no jobset was declared yet")
     return UsageError(f"there is no jobset, job or derivation {text}; {said}")
 
 
-def _suggest(text: str, names: Sequence[str], *, listed: str, none: str) -> str:
+def _suggest(text: str, names: Sequence[str], *, listed: str, none: str, prefix: str = "") -> str:
     if not names:
         return none
     # difflib compares with each of them: of very many names the first ones must do.
     near = nearest(text[:200], names[:2000])
-    few = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    near = near and prefix + near
+    few = ", ".join(prefix + name for name in names[:_SHOWN])
+    few += ", …" if len(names) > _SHOWN else ""
     return (f"did you mean {near}? " if near else "") + f"{listed} {few}"
 
 

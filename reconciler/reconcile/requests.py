@@ -115,7 +115,8 @@ def _retry(farm: Farm, request: Request, *, now: float) -> str:
     for each in unfetched:
         farm.away[each] = Away()
     if ended or delayed or unfetched:
-        return f"{len(ended) + len(delayed) + len(unfetched)} builds are tried again"
+        number = len(ended) + len(delayed) + len(unfetched)
+        return f"{number} builds are tried again" if number > 1 else "1 build is tried again"
     return "nothing to retry: nothing that it needs has failed"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
@@ -301,6 +303,19 @@ class Farm:
             text=True,
             check=False,
         )
+
+    def terminal(self, *arguments: str) -> str:
+        """What is printed on a terminal of 80 columns, without its colours."""
+        command = [sys.executable, "-m", "reconciler", *arguments, *self.places]
+        ended = subprocess.run(
+            ["script", "-qec", shlex.join(command), "/dev/null"],
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "80", "TERM": "xterm"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return click.unstyle(ended.stdout)
 
 
 def check_schema(value: object, schema: str) -> None:

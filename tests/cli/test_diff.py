@@ -51,7 +51,7 @@ def test_chosen_ones(evolved: Farm) -> None:
     first = evolved.run("diff", "web", "--to", "1").output
     assert "web #1 is the first evaluation that is kept" in first
     assert evolved.json("diff", "web", "--to", "1", schema="diff")["from"] is None
-    assert "evaluation 7 of web is not kept; there are 2, 1" in str(
+    assert "evaluation 7 of web is not kept; kept are 2, 1" in str(
         evolved.failure("diff", "web", "--from", "7")
     )
 

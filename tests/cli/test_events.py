@@ -40,6 +40,20 @@ def test_conditions_that_begin_and_end(good: Farm) -> None:
     assert lines[1].endswith("cache       main  unusable is over")
 
 
+def test_on_a_terminal_an_event_is_told_in_full(good: Farm) -> None:
+    now = time.time()
+    request = declared.add_request(
+        good.database, verb="retry", subject="web", who="ann", why="", now=now
+    )
+    answer = " ".join(f"word{number}" for number in range(20))
+    declared.answer_request(good.database, request, answer=answer, now=now)
+    first, *below = good.terminal("events", "--kind", "request").splitlines()
+    assert first.partition("  ")[2].startswith("request     retry web  word0 word1")
+    assert len(below) > 1
+    assert all(len(line) <= 80 for line in (first, *below))
+    assert " ".join([first.partition("web  ")[2], *map(str.strip, below)]) == f"{answer}  (ann)"
+
+
 def test_a_bad_age(good: Farm) -> None:
     assert "--since 5 minutes" in str(good.failure("events", "--since", "5 minutes"))
 

@@ -31,7 +31,7 @@ def test_a_drained_builder_and_none_at_all(farm: Farm) -> None:
 def test_caches(good: Farm) -> None:
     text = good.run("caches").output
     assert "✓ main  in sync" in text
-    assert "1 paths, 1000B sent" in text
+    assert "1 path, 1000B sent" in text
     (main,) = good.json("caches", schema="caches")["caches"]
     assert main["contents"]["pushed"] == 1
 
@@ -52,6 +52,16 @@ def test_a_failing_cache_says_why_and_when(good: Farm) -> None:
     text = good.run("caches").output
     assert "failing   no space left" in text
     assert "next try  in" in text
+
+
+def test_on_a_terminal_what_is_wrong_with_a_cache_is_told_in_full(good: Farm) -> None:
+    reason = " ".join(f"reason{number}" for number in range(20))
+    good.push("lib-1.0", error=reason)
+    lines = good.terminal("caches").splitlines()
+    assert max(len(line) for line in lines) <= 80
+    begin = next(number for number, line in enumerate(lines) if "failing   reason0" in line)
+    told = " ".join(line.strip() for line in lines[begin : begin + 3])
+    assert told.removeprefix("failing   ").startswith(reason)
 
 
 def test_a_pruned_cache_and_none_at_all(farm: Farm) -> None:

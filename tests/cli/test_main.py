@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -17,23 +18,42 @@ from reconciler.cli import VERBS, cli
 from tests.cli.farm import Farm
 from tests.test_architecture import PROJECT
 
+BELOW = [
+    f"{name} {below}"
+    for name in VERBS
+    if isinstance(group := cli.get_command(click.Context(cli), name), click.Group)
+    for below in group.list_commands(click.Context(group))
+]
 
-@pytest.mark.parametrize("verb", VERBS)
+
+@pytest.mark.parametrize("verb", [*VERBS, *BELOW])
 def test_help_has_examples_and_fits_80_columns(verb: str) -> None:
     for flag in ("-h", "--help"):
-        result = CliRunner().invoke(cli, [verb, flag])
+        result = CliRunner().invoke(cli, [*verb.split(), flag])
         assert result.exit_code == 0
         examples = result.output.partition("  Examples:\n")[2].splitlines()
         assert examples
-        assert all("reconciler" in line for line in examples), "an example was wrapped"
+        begun = [
+            x for x, before in zip(examples, ["", *examples], strict=False) if before[-1:] != "|"
+        ]
+        assert all("reconciler" in line for line in begun), "an example was wrapped"
         assert not [line for line in result.output.splitlines() if len(line) > 80]
 
 
-def test_verbs_are_listed_in_their_order() -> None:
-    output = CliRunner().invoke(cli, ["--help"]).output
+@pytest.mark.parametrize("group", ["", "incremental", "caches"])
+def test_verbs_are_listed_in_their_order(group: str) -> None:
+    output = CliRunner().invoke(cli, [*group.split(), "--help"]).output
     verbs = output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in verbs] == list(VERBS)
+    below = [each.split()[1] for each in BELOW if each.split()[0] == group]
+    assert [line.split()[0] for line in verbs] == (below or list(VERBS))
     assert not [line for line in verbs if line.endswith("...")], "say it in fewer words"
+
+
+def test_without_a_verb_its_help_is_printed() -> None:
+    command = [sys.executable, "-m", "reconciler"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: reconciler [OPTIONS] VERB")
 
 
 def test_an_explained_fault_is_one_line(farm: Farm) -> None:
@@ -48,6 +68,8 @@ def test_an_explained_fault_is_one_line(farm: Farm) -> None:
     ("arguments", "said"),
     [
         (["stat"], "error: there is no verb stat; did you mean status?"),
+        (["incremental", "stats"], "error: there is no verb stats; did you mean status?"),
+        (["caches", "verfiy"], "error: there is no verb verfiy; did you mean verify?"),
         (["log"], "error: Missing argument 'JOB'."),
         (["log", "a", "--attempt", "0"], "error: Invalid value for '--attempt'"),
         (["status", "--nothing"], "error: No such option"),

@@ -72,6 +72,9 @@ def test_documents_jobsets_conditions_and_requests(farm: Farm, news: News) -> No
     declared.set_conditions(farm.database, "jobset", conditions, now=now)
     declared.set_conditions(farm.database, "cache", {("main", "unusable"): "no"}, now=now)
     declared.set_conditions(farm.database, "cache", {}, now=now)
+    missing = {("a-b", "secret-missing"): "x"}
+    declared.set_conditions(farm.database, "artifact-store", missing, now=now)
+    declared.set_conditions(farm.database, "artifact-store", {}, now=now)
     request = declared.add_request(
         farm.database, verb="retry", subject="web", who="ann", why="now", now=now
     )
@@ -83,6 +86,8 @@ def test_documents_jobsets_conditions_and_requests(farm: Farm, news: News) -> No
         "jobset web: source unavailable: no such folder",
         "cache main: unusable",
         "cache main: unusable is over",
+        "artifact store a-b: secret missing",
+        "artifact store a-b: secret missing is over",
         "ann asked: retry web (now): 3 builds are tried again",
     ]
 

@@ -258,6 +258,7 @@ def test_a_jobset_name_with_a_dot_is_found(good: Farm) -> None:
     [
         ("wob", "there is no jobset, job or derivation wob; did you mean web?"),
         ("web.sites", "jobset web has no job sites; did you mean web.site?"),
+        ("web.zz", "jobset web has no job zz; its jobs are web.site"),
         ("nothing.drv", "no derivation nothing.drv is known"),
     ],
 )

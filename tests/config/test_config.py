@@ -309,6 +309,17 @@ WRONG = [
         'did you mean "jobsets"? (allowed: jobsets, builders, caches, artifactStores)',
     ),
     ('artifactStores: {a: {url: ^^"s3://k:s@b"}}', "artifactStores.a.url", "keep the key in a"),
+    (
+        "caches: {c: {uri: ^^'s3://b?regoin=x&endpoint=e'}}",
+        "caches.c.uri",
+        'a bucket has no parameter "regoin"; did you mean "region"?',
+    ),
+    (
+        "artifactStores: {a: {url: ^^'s3://b?access-key=k'}}",
+        "artifactStores.a.url",
+        'a bucket has no parameter "access-key"; allowed: region, endpoint, scheme',
+    ),
+    ("caches: {c: {uri: ^^'s3://b?region='}}", "caches.c.uri", "region is empty; give it a value"),
     ('artifactStores: {a: {url: ^^"ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3"),
     (
         'artifactStores: {a: {url: "file:/x", credentialsFile: ^^/k}}',
@@ -647,6 +658,29 @@ def test_a_syntax_error_is_a_configuration_error() -> None:
 def test_a_missing_secret_is_not_the_documents_fault() -> None:
     desired = read("caches: {c: {uri: 'file:/x', signingKeyFile: /nowhere/at/all}}")
     assert desired.caches[CacheName("c")].signing_key_file == "/nowhere/at/all"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "farm-1:" + "Qk3/" * 21 + "Qk3=",
+        "farm-1:" + "Qk3/" * 21 + "Qw==",
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nQk3Qk3Qk3Qk3\n",
+        "machine cache.example.org login me password Qk3Qk3Qk3",
+        "[default] aws_secret_access_key = Qk3Qk3Qk3",
+    ],
+)
+def test_a_secret_in_place_of_its_file_is_refused_and_not_printed(secret: str) -> None:
+    cache = {"uri": "https://c.example.org", "signingKeyFile": secret, "credentialsFile": secret}
+    found = refused(json.dumps({"caches": {"c": cache | {"signingKeyFiles": [secret]}}}))
+    assert [each.path for each in found] == [
+        f"caches.c.{key}" for key in ("signingKeyFile", "credentialsFile", "signingKeyFiles[0]")
+    ]
+    for each in found:
+        assert "path" in each.mend
+        assert "Qk3" not in str(each)
+        assert "BEGIN" not in str(each)
 
 
 def test_what_is_sent_to_a_cache() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -184,19 +186,42 @@ def test_garbage_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert database_path(tmp_path).read_bytes() == b"garbage" * 1000
 
 
-def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, database: Database) -> None:
-    with database.transaction():
-        insert_generation(database, "before")
+@contextlib.contextmanager
+def no_file_larger_than(count: int) -> Iterator[None]:
+    """As on a full disk: what would make a file larger fails."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    written = max(path.stat().st_size for path in tmp_path.iterdir())
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (written, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
     try:
-        with pytest.raises(StateError, match="Free some space"):
-            insert_much(database)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_no_room_to_compact_is_explained_and_loses_nothing(database: Database) -> None:
+    with database.transaction():
+        insert_generation(database, "before")
+    with (
+        no_file_larger_than(4096),
+        pytest.raises(StateError, match="Free some space"),
+    ):
+        database.compact()
+    assert digests(database) == ["before"]
+    database.compact()
+    assert digests(database) == ["before"]
+    assert database.integrity() == []
+
+
+def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, database: Database) -> None:
+    with database.transaction():
+        insert_generation(database, "before")
+    written = max(path.stat().st_size for path in tmp_path.iterdir())
+    with (
+        no_file_larger_than(written),
+        pytest.raises(StateError, match="Free some space"),
+    ):
+        insert_much(database)
     assert digests(database) == ["before"]
     with database.transaction():
         insert_generation(database, "after")
