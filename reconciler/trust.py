@@ -34,9 +34,7 @@ def trust_of(jobset: Jobset) -> Trust:
 
 
 def common_trust(jobset: Jobset) -> Trust:
-    """That of all branches of a jobset's source that are trusted, and of what artifact stores have:
-    untrusted ones do not write there.
-    """
+    """That of all branches of a jobset's source that are trusted."""
     return Trust(jobset.branch_of or jobset.name)
 
 
@@ -58,9 +56,7 @@ def as_declared(jobset: Jobset, bases: Iterable[Base]) -> list[Base]:
     """
     common = common_trust(jobset)
     return [
-        replace(base, trust=_trust(jobset, base.branch))
-        if base.trust == common and base.fetched_from is None  # such a branch only asked for it
-        else base
+        replace(base, trust=_trust(jobset, base.branch)) if base.trust == common else base
         for base in bases
     ]
 

@@ -182,12 +182,14 @@ def not_before(database: Database, slot: Slot) -> float | None:
 
 
 def is_bad(database: Database, slot: Slot, nar_hash: str) -> bool:
-    """Whether a job must not use a base of this content."""
+    """Whether a job must not use a base of this content, whichever branch found that out."""
     row = database.one(
         "SELECT 1 FROM base b JOIN incremental_slot s ON s.id = b.slot"
-        f" JOIN jobset j ON j.id = s.jobset WHERE b.nar_hash = ? AND {incremental.THIS_SLOT}"
+        f" JOIN jobset j ON j.id = s.jobset WHERE b.nar_hash = ? AND {bases.SAME_SOURCE}"
+        # An untrusted branch could have any found bad.
+        " AND (s.trust = ? OR s.branch = '' OR s.trust <> j.name)"
         " AND b.quarantined_at IS NOT NULL LIMIT 1",
-        (nar_hash, *slot.key),
+        (nar_hash, slot.jobset, slot.trust),
     )
     return row is not None
 

@@ -42,7 +42,7 @@ from reconciler.nix import derivation as derivation_file
 from reconciler.nix.expression import Given
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
-from reconciler.trust import common_trust, trust_of
+from reconciler.trust import trust_of, trusted_by
 
 
 class Offered(Struct, frozen=True, kw_only=True):
@@ -236,7 +236,7 @@ class Offering(Struct, frozen=True, kw_only=True):
         """The same, once artifact stores were asked for what no build here has left."""
         needs = [
             Need(
-                slot=replace(self._slot(each.job), trust=common_trust(self.jobset)),
+                slot=self._slot(each.job),
                 canonical=each.job.drv_path,
                 fingerprint=each.fingerprint,
                 policy=each.policy,
@@ -245,7 +245,10 @@ class Offering(Struct, frozen=True, kw_only=True):
             for each in decided
             if each.choice.base is None and not each.choice.due and each.policy.bucket is not None
         ]
-        if not needs or not self.jobset.incremental.share_read:
+        # What an untrusted branch asks for serves it alone: it says from which store. Where its
+        # builds may not start from what is its own, there is nothing to ask for.
+        serves = trust_of(self.jobset) in trusted_by(self.jobset)
+        if not (needs and serves and self.jobset.incremental.share_read):
             await self.sharing.look_again()
             return decided, kept
         brought, reasons = await self.sharing.bring(needs, self.jobset.incremental)

@@ -25,6 +25,7 @@ from reconciler import sharing as effects
 from reconciler.bases import Fingerprint, Trust
 from reconciler.database import Database, artifacts, bases, incremental, open_memory
 from reconciler.database.bases import StoredBase
+from reconciler.database.branches import set_branches
 from reconciler.database.incremental import NewBase, Slot
 from reconciler.incremental.intermediates import Kept
 from reconciler.incremental.policy import Policy
@@ -247,6 +248,31 @@ async def test_what_is_known_to_be_wrong_is_not_taken_again(farms: Farms) -> Non
     # After a reset nothing is taken that was there before it.
     incremental.release(farms.second, [base.base.id], cause="reset", now=time.time())
     assert "it has nothing built alike" in str(await farms.bring())
+
+
+@pytest.mark.parametrize(
+    ("branch", "trust", "taken"), [("topic", "it", False), ("fork", "it@fork", True)]
+)
+async def test_what_a_trusted_branch_found_wrong_no_other_takes(
+    farms: Farms, branch: str, trust: str, *, taken: bool
+) -> None:
+    names = {JobsetName(f"it@{each}"): each for each in ("main", "topic", "fork")}
+    set_branches(farms.second, JobsetName("it"), names, now=1.0)
+
+    def need(branch: str, trust: str) -> Need:
+        slot = Slot(
+            jobset=JobsetName(f"it@{branch}"), job="app", system=SLOT.system, branch=branch,
+            trust=Trust(trust),
+        )  # fmt: skip
+        return replace(farms.need(), slot=slot)
+
+    assert await farms.bring(need(branch, trust)) is None
+    (base,) = bases.of_jobset(farms.second, JobsetName(f"it@{branch}"))
+    incremental.quarantine(farms.second, base.base.id, reason="wrong", now=time.time())
+    told = await farms.bring(need("main", "it"))
+    assert told == (
+        None if taken else "the artifact store builds: what it has is in quarantine here"
+    )
 
 
 async def test_another_farms_word_changes_nothing_of_ones_own(farms: Farms) -> None:

@@ -224,6 +224,32 @@ def test_an_untrusted_branch_reads_and_does_not_write(farms: Farms) -> None:
     assert farms.sharers() == ["it", "it@fork"]
 
 
+def test_what_a_fork_asked_for_serves_nobody_else(farms: Farms) -> None:
+    """Its expressions name a store that nobody else of its repository would ask."""
+    farms.stores = {"public": {"url": f"file://{farms.folder_of_store}"}}
+    farms.name(slot="app-main", bucket="public")
+    farms.share()
+    farms.run()
+    farms.repository.git("branch", "fork")
+    farms.name(slot="app-main")
+    farms.move_to("second")
+    for branches in (["fork"], ["fork", "main"]):
+        farms.source["git"] = {"url": farms.repository.url, "branches": branches}
+        farms.share(untrusted=["fork"])
+        farms.edit(1, 5 + len(branches))
+        farms.run()
+    reasons = dict(
+        farms.trial.query(
+            "SELECT s.branch, c.reason FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+            " WHERE s.job = 'app'"
+        )
+    )
+    assert "in the artifact store public" in reasons["fork"]
+    assert reasons["main"] == (
+        "built in full: only branches that it must not trust have built this job"
+    )
+
+
 def test_hidden_bases_come_from_there_too(farms: Farms) -> None:
     named = release(slot="app-main", bucket="builds")
     hidden = named.replace("    base = incrementalBases.app or null;\n", "")
