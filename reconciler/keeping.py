@@ -20,6 +20,9 @@ from reconciler.store import Store
 _RECORD = "incremental"
 """A file that the library writes into intermediates (docs/incremental.md)."""
 _UNUSABLE = "unusable "
+_RECORD_READ = 64 * 1024
+_TOLD = 500
+"""Bytes that are read of it, and characters that are told: anybody's build may write there."""
 _LONGEST = 190
 """Characters of a derivation's name: Nix allows 211 for that of a path."""
 
@@ -58,11 +61,11 @@ async def keep(left: Left, store: Store, *, max_size: int) -> Kept:
 
 def _confessed(intermediates: StorePath) -> str | None:
     """Why they are of no use, if the library that saved them says so."""
-    record = Path(intermediates, _RECORD)
-    if record.is_symlink() or not record.is_file():
+    folder = Path(intermediates)
+    record = folder / _RECORD
+    if folder.is_symlink() or record.is_symlink() or not record.is_file():
         return None
-    with record.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith(_UNUSABLE):
-                return line.removeprefix(_UNUSABLE).strip()
-    return None
+    with record.open("rb") as file:
+        lines = file.read(_RECORD_READ).decode("utf-8", errors="replace").split("\n")
+    found = next((line for line in lines if line.startswith(_UNUSABLE)), None)
+    return None if found is None else found.removeprefix(_UNUSABLE).strip()[:_TOLD]
