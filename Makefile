@@ -54,8 +54,8 @@ old-nix:
 # sources, ssh and its server for builders, ip for their networks, nginx for caches.
 tools:
 	@scripts/need.sh git 'git --version' gcc 'gcc --version' libc6-dev 'test -e /usr/include/stdio.h' \
-		make 'make --version' ninja-build 'ninja --version' ccache 'ccache --version' patch 'patch --version' \
-		cmake 'test -x /usr/bin/cmake' meson 'test -x /usr/bin/meson' \
+		make 'make --version' ninja-build 'ninja --version' ccache 'ccache --version' sccache 'sccache --version' \
+		patch 'patch --version' cmake 'test -x /usr/bin/cmake' meson 'test -x /usr/bin/meson' \
 		openssh-client 'ssh -V' openssh-server 'PATH=$$PATH:/usr/sbin command -v sshd' iproute2 'ip -V' \
 		nginx 'PATH=$$PATH:/usr/sbin command -v nginx' \
 		libnginx-mod-http-dav-ext 'test -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so'

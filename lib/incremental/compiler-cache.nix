@@ -1,4 +1,4 @@
-# ccache before the compilers of a build, where the daemon shows that build a place for what they make.
+# ccache or sccache before the compilers of a build, where the daemon shows that build a place for what they make.
 let
   usual = [
     "cc"
@@ -11,28 +11,39 @@ let
 
   make =
     {
+      tool ? "ccache",
       ccache ? null,
+      sccache ? null,
       compilers ? usual,
       maxSize ? "5G",
     }:
     let
       who = "incremental.compilerCache";
+      packages = { inherit ccache sccache; };
+      other = if tool == "ccache" then "sccache" else "ccache";
+      size = if tool == "ccache" then "[0-9]+[kMGT]i?" else "[0-9]+[KMGT]";
       # The daemon shows a place to derivations with these variables.
       env = {
         compilerCacheSize = maxSize;
         compilerCacheScript = "${./compiler-cache.sh}";
         compilerCacheCompilers = builtins.concatStringsSep " " compilers;
-        compilerCacheProgram = if ccache == null then "ccache" else "${ccache}/bin/ccache";
+        compilerCacheTool = tool;
+        compilerCacheProgram = if packages.${tool} == null then tool else "${packages.${tool}}/bin/${tool}";
       };
-      setup = ". \"$compilerCacheScript\"\n";
+      begin = ". \"$compilerCacheScript\"\n";
     in
-    if !builtins.isString maxSize || builtins.match "[0-9]+[kMGT]i?" maxSize == null then
-      throw "${who}: maxSize must be a size as ccache has it, such as \"5G\""
+    if !builtins.isString tool || !packages ? ${tool} then
+      throw "${who}: tool must be \"ccache\" or \"sccache\""
+    else if packages.${other} != null then
+      throw "${who}: ${other} is given, but the tool is ${tool}; set tool = \"${other}\", or leave it away"
+    else if !builtins.isString maxSize || builtins.match size maxSize == null then
+      throw "${who}: maxSize must be a size as ${tool} has it, such as \"5G\""
     else if !builtins.isList compilers || !builtins.all builtins.isString compilers then
       throw "${who}: compilers must be a list of names of programs, such as [ \"gcc\" ]"
     else
       {
-        inherit env setup;
+        inherit env;
+        setup = begin + "trap incremental_end_compiler_cache EXIT\n";
         __functor =
           _: drv:
           if !(drv ? overrideAttrs) then
@@ -42,8 +53,13 @@ let
               old:
               env
               // {
-                compilerCachePhase = setup;
+                # stdenv has a trap of its own, which runs these.
+                compilerCachePhase =
+                  begin
+                  + "exitHooks+=(incremental_end_compiler_cache)\nfailureHooks+=(incremental_end_compiler_cache)\n";
                 preConfigurePhases = old.preConfigurePhases or [ ] ++ [ "compilerCachePhase" ];
+                # What the compiler seeds its names with, or each output path would be other flags.
+                NIX_OUTPATH_USED_AS_RANDOM_SEED = import ./stable-seed.nix;
               }
             );
       };

@@ -3,9 +3,6 @@ let
   bases = import ./bases.nix;
   policies = import ./policy.nix;
 
-  # What stands for `out` where stdenv seeds the compiler's random names with it.
-  stableSeed = "stableprefixstableprefixstable10";
-
   wrap =
     options: drv:
     let
@@ -46,7 +43,7 @@ let
                 overrideIncremental = changes: wrap (options // changes) drv;
               };
             }
-            // (if policy.stablePrefix then { NIX_OUTPATH_USED_AS_RANDOM_SEED = stableSeed; } else { })
+            // (if policy.stablePrefix then { NIX_OUTPATH_USED_AS_RANDOM_SEED = import ./stable-seed.nix; } else { })
         );
       compile = stage "compile" (options.base or null);
     in

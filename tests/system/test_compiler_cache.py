@@ -89,6 +89,44 @@ def test_each_source_has_its_own_and_others_see_none(project: Project) -> None:
     assert caches(trial) == {"it": (0, UNITS + 1), "its": (0, UNITS + 1)}
 
 
+WRAPPED = """
+let
+  inherit (import ./lib) incremental;
+  cache = incremental.compilerCache { tool = "@tool@"; maxSize = "100M"; };
+  job = name: flags: after: derivation ({
+    inherit name after;
+    system = "x86_64-linux"; builder = "/bin/sh"; PATH = "${./wrappers}:/usr/bin:/bin";
+    args = [ "-euc" "${cache.setup}\n
+      export NIX_CFLAGS_COMPILE=${flags}; cp ${./src}/value.c .; gcc -c value.c; gcc -o app value.o
+      ./app > $out || echo $? > $out\n:" ];
+  } // cache.env);
+in
+rec {
+  one = job "one" "-fsigned-char" "";
+  two = job "two" "-funsigned-char" one;
+  three = job "three" "-fsigned-char" two;
+}
+"""
+WRAPPER = '#!/bin/sh\nexec /usr/bin/gcc $NIX_CFLAGS_COMPILE "$@"\n'
+
+
+@pytest.mark.parametrize("tool", ["ccache", "sccache"])
+def test_flags_that_a_wrapper_takes_from_the_environment_count(project: Project, tool: str) -> None:
+    """As nixpkgs' compilers do: the preprocessed source is the same, what is compiled is not."""
+    (project.folder / "wrappers").mkdir()
+    project.write("wrappers/gcc", WRAPPER)
+    (project.folder / "wrappers/gcc").chmod(0o755)
+    project.write("src/value.c", "int main(void) { return (char)-1 < 0 ? 1 : 2; }\n")
+    project.commit("release.nix", WRAPPED.replace("@tool@", tool))
+    project.declare(**STRATEGY)
+    assert project.trial.once()
+    rows = "SELECT d.name, o.path FROM output o JOIN derivation d ON d.id = o.derivation"
+    results = {name: Path(path).read_text().strip() for name, path in project.trial.query(rows)}
+    assert results == {"one": "1", "two": "2", "three": "1"}
+    if tool == "ccache":
+        assert caches(project.trial) == {"it": (1, 2)}
+
+
 def test_without_the_hook_it_is_compiled_plainly_and_said(trial: Trial) -> None:
     project = Project(trial)
     project.commit("release.nix", ASKING)

@@ -22,6 +22,8 @@ exitHandler() {
 trap exitHandler EXIT
 
 runHook() {
+    local more="${1}s[@]" each
+    for each in ${!more-}; do "$each"; done
     if [[ $(type -t "$1") == function ]]; then "$1"; else eval "${!1-}"; fi
 }
 
