@@ -31,11 +31,15 @@ def _make(parent: Path, prefix: str) -> tuple[Path, int]:
     """The folder, and the descriptor that locks it while this process lives."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Until it is locked, another process may take it for abandoned.
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder, lock
-        os.close(lock)  # another process took it for abandoned before it was locked
+        os.close(lock)
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
