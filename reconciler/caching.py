@@ -18,6 +18,7 @@ from reconciler.store import Store
 from reconciler.upstreams import Upstreams
 
 if TYPE_CHECKING:
+    from reconciler.binary_cache.lines import Lines
     from reconciler.binary_cache.traffic import Traffic
     from reconciler.database.companions import Companion
 
@@ -42,6 +43,12 @@ class Caching:
         self._start = start
         self._report = report
         self._traffic: dict[CacheName, Traffic] = {}
+        self._kept: Lines | None = None
+
+    async def rest(self) -> None:
+        """Nothing is to be done: end idle connections."""
+        if self._kept is not None:
+            await self._kept.rest()
 
     def close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
         """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
@@ -83,6 +90,7 @@ class Caching:
             traffic=traffic,
             replace=replace,
             further=further,
+            lines=self._lines(),
         )
         self._report(await pushing.telling(work, cache.name, traffic, self._report))
 
@@ -100,6 +108,7 @@ class Caching:
                 logs=self._logs,
                 store_dir=self._store_dir,
                 traffic=self._traffic_to(cache),
+                lines=self._lines(),
             )
         )
 
@@ -110,6 +119,14 @@ class Caching:
         traffic = self._traffic.setdefault(cache.name, Traffic())
         traffic.limit = cache.bandwidth
         return traffic
+
+    def _lines(self) -> Lines:
+        """Connections that one batch leaves to the next."""
+        from reconciler.binary_cache.lines import MAX_AGE, Lines  # noqa: PLC0415 - see above
+
+        if self._kept is None:
+            self._kept = Lines(max_age=MAX_AGE)
+        return self._kept
 
     def inspect(self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]) -> None:
         """Look whether what was pushed to a cache is there."""

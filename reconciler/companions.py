@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from reconciler.binary_cache import Traffic, open_cache
+from reconciler.binary_cache import Lines, Traffic, open_cache
 from reconciler.build import log as build_log
 from reconciler.database.companions import Companion
 from reconciler.errors import CacheError
@@ -23,13 +23,14 @@ async def accompany(
     logs: Path,
     store_dir: str,
     traffic: Traffic,
+    lines: Lines,
 ) -> Accompanied:
     """Send them; a log is read where builds leave it."""
     objects, unreadable = await asyncio.to_thread(_contents, tuple(companions), logs)
     gone = tuple(name for name, content in objects.items() if content is None)
     there = {name: content for name, content in objects.items() if content is not None}
     try:
-        async with open_cache(cache, store_dir=store_dir, traffic=traffic) as opened:
+        async with open_cache(cache, store_dir=store_dir, traffic=traffic, lines=lines) as opened:
             failed = await opened.accompany(there)
     except CacheError as error:
         failed = dict.fromkeys(there, str(error))

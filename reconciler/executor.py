@@ -485,7 +485,7 @@ class Executor:
             self._protecting.cancel()
             self._protecting = None
         self._made.clear()
-        await self._pool.rest()
+        await asyncio.gather(self._pool.rest(), self.caches.rest())
 
     async def stop(self) -> None:
         """Stop everything; what runs ends as interrupted at the next start."""

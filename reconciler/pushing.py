@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from reconciler.binary_cache import Traffic
+from reconciler.binary_cache import Lines, Traffic
 from reconciler.binary_cache.nars import LocalNars
 from reconciler.binary_cache.order import reference_levels
 from reconciler.binary_cache.push import push_batch
@@ -109,10 +109,11 @@ async def push(
     traffic: Traffic | None = None,
     replace: Collection[StorePath] = (),
     further: Collection[StorePath] = (),
+    lines: Lines | None = None,
 ) -> Pushed:
     """Push those of the paths that the store still has; those to `replace` even if the cache has
     something of them. Which `further` ones it has is found out in the same question. `traffic`
-    counts what is sent.
+    counts what is sent; `lines` has connections for it, and for what follows.
     """
     folder = Path(next(iter(paths))).parent
     traffic = traffic or Traffic(cache.bandwidth)
@@ -128,6 +129,7 @@ async def push(
             replace=replace,
             further=further,
             traffic=traffic,
+            lines=lines,
         )
     except (CacheError, NixError) as error:
         return Pushed(

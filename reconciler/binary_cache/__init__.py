@@ -22,6 +22,7 @@ from reconciler.binary_cache.interface import (
     ObjectStore,
     PushReport,
 )
+from reconciler.binary_cache.lines import Lines
 from reconciler.binary_cache.nar_cache import NarCache
 from reconciler.binary_cache.nars import GoneError, LocalNars, Nars, StreamedNars
 from reconciler.binary_cache.nix_store import NixStoreCache
@@ -39,6 +40,7 @@ __all__ = [
     "Finding",
     "Flaw",
     "GoneError",
+    "Lines",
     "LocalNars",
     "Nars",
     "ObjectStore",
@@ -60,25 +62,29 @@ PRIORITY = 30
 
 @asynccontextmanager
 async def open_cache(
-    cache: Cache, *, store_dir: str, traffic: Traffic | None = None
+    cache: Cache, *, store_dir: str, traffic: Traffic | None = None, lines: Lines | None = None
 ) -> AsyncIterator[BinaryCache]:
     """Open a declared cache for paths of the store at `store_dir`. `traffic` is shared by all that
-    send to it at the same time.
+    send to it at the same time, `lines` by those that use it one after the other.
 
     Raises CacheError, with what is wrong and how to mend it, where it cannot be used.
     """
     keys = await asyncio.to_thread(signing_keys, cache, store_dir=store_dir)
-    pace = traffic or Traffic(cache.bandwidth)
-    if _is_nix_store(cache):
-        opened: BinaryCache = await NixStoreCache.open(
-            cache, keys=keys, store_dir=store_dir, traffic=pace
-        )
-    else:
-        opened = await _open_files(cache, keys, store_dir, pace)
+    pace, kept = traffic or Traffic(cache.bandwidth), lines or Lines()
     try:
-        yield opened
+        if _is_nix_store(cache):
+            opened: BinaryCache = await NixStoreCache.open(
+                cache, keys=keys, store_dir=store_dir, lines=kept, traffic=pace
+            )
+        else:
+            opened = await _open_files(cache, keys, store_dir, pace)
+        try:
+            yield opened
+        finally:
+            await opened.close()
     finally:
-        await opened.close()
+        if lines is None:
+            await kept.rest()
 
 
 async def _open_files(
@@ -106,11 +112,15 @@ async def reach(cache: Cache, *, store_dir: str) -> str:
     """
     if _is_nix_store(cache):
         keys = await asyncio.to_thread(signing_keys, cache, store_dir=store_dir)
-        opened = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir)
+        lines = Lines()
         try:
-            return await opened.describe()
+            opened = await NixStoreCache.open(cache, keys=keys, store_dir=store_dir, lines=lines)
+            try:
+                return await opened.describe()
+            finally:
+                await opened.close()
         finally:
-            await opened.close()
+            await lines.rest()
     store = await _open_store(cache, Traffic())
     try:
         raw = await store.read(CACHE_INFO)

@@ -20,19 +20,17 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, contextmanager
-from pathlib import Path
-from tempfile import gettempdir
 
 from msgspec import Struct, field
 from msgspec.structs import replace as changed
 
 from reconciler.binary_cache import realisation
 from reconciler.binary_cache.interface import Finding, Flaw, PushReport
+from reconciler.binary_cache.lines import Line, Lines
 from reconciler.binary_cache.nars import GoneError, Nars
 from reconciler.binary_cache.order import hold_back, reference_levels
 from reconciler.binary_cache.packing import damaged
 from reconciler.binary_cache.signing import SecretKey, signatures
-from reconciler.binary_cache.staging import Staging
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.binary_cache.verification import batches, dangling, unsigned
 from reconciler.errors import CacheError, ConnectionLostError, NixError, UsageError
@@ -40,7 +38,6 @@ from reconciler.model import Cache, PathInfo, StorePath
 from reconciler.nix import ssh
 from reconciler.nix.connection import Connection
 from reconciler.nix.hashes import to_base32
-from reconciler.nix.protocol import ClientOptions
 
 _MAX_REFUSALS = 3
 """Paths that the store may refuse of one batch, each at the cost of a new connection; after that it
@@ -75,14 +72,19 @@ class NixStoreCache:
     """See the module's text, and BinaryCache for the methods."""
 
     def __init__(
-        self, cache: Cache, keys: Sequence[SecretKey], store_dir: str, traffic: Traffic
+        self,
+        cache: Cache,
+        keys: Sequence[SecretKey],
+        store_dir: str,
+        traffic: Traffic,
+        lines: Lines,
     ) -> None:
         self._cache = cache
         self._traffic = traffic
         self._keys = keys
         self._store_dir = store_dir
-        self._staging: Staging | None = None
-        self._connection: Connection | None = None
+        self._lines = lines
+        self._line: Line | None = None
 
     @classmethod
     async def open(
@@ -91,10 +93,11 @@ class NixStoreCache:
         *,
         keys: Sequence[SecretKey],
         store_dir: str,
+        lines: Lines,
         traffic: Traffic | None = None,
     ) -> NixStoreCache:
         """Connect; CacheError where that fails."""
-        opened = cls(cache, keys, store_dir, traffic or Traffic())
+        opened = cls(cache, keys, store_dir, traffic or Traffic(), lines)
         try:
             with opened._faults():
                 await opened._peer()
@@ -104,26 +107,15 @@ class NixStoreCache:
         return opened
 
     async def close(self) -> None:
-        """End the connection."""
-        if self._connection is not None:
-            await self._connection.close()
-        if self._staging is not None:
-            await asyncio.to_thread(self._staging.close)
+        """Leave the connection to others."""
+        if self._line is not None:
+            await self._lines.leave(self._line)
 
     async def _peer(self) -> Connection:
         """The connection; a new one where it was lost, as after each refusal in mid-transfer."""
-        if self._connection is None or not self._connection.alive:
-            peer = ssh.peer_of(self._cache)
-            if self._staging is None:
-                # The pinned host key lies there.
-                parent = Path(gettempdir())
-                self._staging = await asyncio.to_thread(
-                    Staging, parent, prefix="nix-reconciler-ssh-"
-                )
-            self._connection = await ssh.connect(
-                peer, self._staging.folder, options=ClientOptions()
-            )
-        return self._connection
+        if self._line is None or not self._line.connection.alive:
+            self._line = await self._lines.take(ssh.peer_of(self._cache))
+        return self._line.connection
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from reconciler.binary_cache import open_cache
 from reconciler.binary_cache.interface import PushReport
+from reconciler.binary_cache.lines import Lines
 from reconciler.binary_cache.nars import Nars
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.model import Cache, PathInfo, StorePath
@@ -26,6 +27,7 @@ async def push_batch(
     replace: Collection[StorePath] = (),
     further: Collection[StorePath] = (),
     traffic: Traffic | None = None,
+    lines: Lines | None = None,
 ) -> PushReport:
     """Push paths; `path_infos` asks the store, and leaves out what is gone. Those to `replace` are
     sent although something is there; of `further` ones it is only asked.
@@ -33,7 +35,7 @@ async def push_batch(
     Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
     asked.
     """
-    async with open_cache(cache, store_dir=store_dir, traffic=traffic) as opened:
+    async with open_cache(cache, store_dir=store_dir, traffic=traffic, lines=lines) as opened:
         absent = await opened.missing({*paths, *further})
         missing = absent.intersection(paths) | set(replace)
         infos = await path_infos(tuple(missing))

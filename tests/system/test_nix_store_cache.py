@@ -50,6 +50,8 @@ def test_both_get_what_is_built(trial: Trial, big: TestBuilder) -> None:
     closure = trial.store.run("nix-store", "--query", "--requisites", str(program)).stdout.split()
     checked = ("nix", "store", "verify", "--trusted-public-keys", public, "--sigs-needed", "1")
     big.run(*checked, *closure)
+    assert trial.value("SELECT count(DISTINCT finished_at) FROM push") > 1
+    assert big.sshd.connections == 1, "batches share one"
 
 
 def test_one_that_is_another_machine_keeps_nothing_from_the_other(
