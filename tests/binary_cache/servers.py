@@ -61,13 +61,20 @@ def _serve(what: str, folder: Path, *options: str) -> Iterator[Server]:
             process.kill()
 
 
+_AS_S3 = (
+    # Of itself it has no more uploads in parts at once than go on one page of their listing.
+    *("--multipart-max-uploads", "0"),
+    # Where a PUT is cut off while another object of its folder is put, rclone (1.75.2) may take
+    # that for the temporary file it was, and answer 500 to every GET until it reads the folder
+    # anew: after five minutes of itself, like this before a reader has given up.
+    *("--dir-cache-time", "500ms"),
+)
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[Server]:
-    """S3 whose buckets are the folders below; signatures are checked. Of itself it would have no
-    more uploads in parts at once than go on one page of their listing.
-    """
-    unlimited = ("--multipart-max-uploads", "0")
-    with _serve("s3", folder, "--auth-key", f"{KEY_ID},{SECRET}", *unlimited) as server:
+    """S3 whose buckets are the folders below; signatures are checked."""
+    with _serve("s3", folder, "--auth-key", f"{KEY_ID},{SECRET}", *_AS_S3) as server:
         yield server
 
 
