@@ -136,6 +136,19 @@ def record(database: Database, cache: CacheName, sight: Sight, *, now: float) ->
             )
 
 
+def doubt(database: Database, cache: CacheName, *, since: float) -> None:
+    """Know nothing newer than `since` of what is in a cache: it is to be looked at at once."""
+    with database.transaction():
+        database.execute(
+            "UPDATE push SET checked_at = ?1 WHERE state = 'pushed' AND checked_at > ?1"
+            " AND cache = (SELECT id FROM cache WHERE name = ?2)",
+            (since, cache),
+        )
+        database.execute(
+            "DELETE FROM inspection WHERE cache = (SELECT id FROM cache WHERE name = ?)", (cache,)
+        )
+
+
 def build_again(
     database: Database,
     cache: CacheName,

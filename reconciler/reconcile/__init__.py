@@ -6,8 +6,10 @@ in the executor and come back as outcomes. A tick with nothing to do writes noth
 
 from __future__ import annotations
 
+import asyncio
 import json
 from hashlib import sha256
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -18,7 +20,7 @@ from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan,
 from reconciler.reconcile import act, collect, incremental, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.store import Whereabouts
-from reconciler.upkeep import ObservedCache
+from reconciler.upkeep import WHOLE_INTERVAL, ObservedCache
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
@@ -45,6 +47,7 @@ async def start(farm: Farm, *, now: float) -> None:
     # An empty store is made by the first that opens it; several at once get in each other's way.
     await farm.store.connection()
     collected = await _find_lost(farm, now=now)
+    await _doubt_emptied(farm, now=now)
     _load(farm)
     farm.work.scheduler.recall(usage.recent_usage(farm.database, now=now))
     farm.recall_troubles(now=now)
@@ -55,6 +58,19 @@ async def start(farm: Farm, *, now: float) -> None:
         for jobset in farm.desired.jobsets:
             farm.trigger(jobset, cause="its derivations were collected", force=True)
     incremental.hold_back(farm)
+
+
+async def _doubt_emptied(farm: Farm, *, now: float) -> None:
+    """Have caches looked into that are folders, and lost what every one has: they were emptied."""
+    since = now - WHOLE_INTERVAL
+    for cache in farm.desired.caches.values():
+        if not cache.uri.startswith("file:"):
+            continue
+        looked = inspected.looked(farm.database, cache.name)
+        there = Path(cache.uri.removeprefix("file://"), "nix-cache-info").exists
+        # In a thread: a folder of a server that does not answer may take long.
+        if looked.oldest_at is not None and not await asyncio.to_thread(there):
+            inspected.doubt(farm.database, cache.name, since=since)
 
 
 def _load(farm: Farm) -> None:

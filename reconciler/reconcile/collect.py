@@ -23,6 +23,7 @@ from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushStat
 from reconciler.reconcile import audits, expiry, incremental, listed, mounted, sharing
 from reconciler.reconcile.farm import Away, Farm
 from reconciler.transitions import Cause
+from reconciler.upkeep import SAMPLE, WHOLE_INTERVAL
 from reconciler.work import LiveBuild, package_name
 
 MAX_BACKOFF = 3600.0
@@ -381,6 +382,9 @@ def _inspected(farm: Farm, outcome: out.Inspected, *, now: float) -> None:
             dangling=outcome.dangling,
         )
         inspected.record(farm.database, outcome.cache, sight, now=now)
+        if len(outcome.seen) == SAMPLE and len(outcome.lost) == SAMPLE:
+            # It was emptied, it seems: all that is behind the sample is looked at, too.
+            inspected.doubt(farm.database, outcome.cache, since=now - WHOLE_INTERVAL)
         farm.inspected_at.pop(outcome.cache, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -84,6 +85,16 @@ def test_what_vanished_is_pushed_again(pushed: Trial) -> None:
     assert looks(pushed) == {"sample": (3, 0)}
 
 
+def test_a_folder_that_was_emptied_is_filled_again_by_the_next_start(pushed: Trial) -> None:
+    shutil.rmtree(cache_of(pushed))
+    assert pushed.once()
+    assert looks(pushed) == {"whole": (3, 3)}
+    assert cached(pushed) == {"tool", "program", "library"}
+    assert pushed.value("SELECT count(*) FROM attempt") == 3
+    assert pushed.once()
+    assert looks(pushed) == {"whole": (3, 3)}, "it was looked at again"
+
+
 def test_what_was_damaged_is_replaced_while_the_daemon_runs(pushed: Trial) -> None:
     nar = harm.nar(cache_of(pushed), path(pushed, "program"))
     good = nar.read_bytes()
@@ -151,22 +162,41 @@ def test_killed_before_it_is_built_again_it_is_built_by_the_next(pushed: Trial) 
     assert pushed.value("SELECT count(*) FROM rebuild") == 0
 
 
-def test_a_sample_is_bounded_and_goes_round_and_all_is_looked_at_in_a_day(trial: Trial) -> None:
+@pytest.fixture
+def many(trial: Trial) -> Trial:
+    """A few more in a cache than a sample has."""
     keys(trial)
-    number = SAMPLE + 7
-    jobs = " ".join(f'j{n} = job "j{n}" "echo {n} > $out";' for n in range(number))
+    jobs = " ".join(f'j{n} = job "j{n}" "echo {n} > $out";' for n in range(SAMPLE + 7))
     trial.declare({"it": f"{{ {jobs} }}"})
     declare(trial, f"{{ {jobs} }}")
     assert trial.once()
-    for file in cache_of(trial).glob("*.narinfo"):
+    return trial
+
+
+def test_where_all_of_a_sample_is_gone_the_rest_is_looked_at(many: Trial) -> None:
+    for file in cache_of(many).glob("*.narinfo"):
+        file.unlink()
+    pass_time(many, SAMPLE_INTERVAL)
+    assert many.once()
+    assert len(cached(many)) == SAMPLE + 7
+    assert many.value("SELECT count(*) FROM event WHERE after LIKE '%pushed again'") == 2
+    assert list(looks(many)) == ["whole"]
+
+
+def test_a_sample_is_bounded_and_goes_round_and_all_is_looked_at_in_a_day(many: Trial) -> None:
+    trial, number = many, SAMPLE + 7
+    _, *gone = cache_of(trial).glob("*.narinfo")
+    for file in gone[:-7]:  # so that something of every sample is left
         file.unlink()
     pass_time(trial, SAMPLE_INTERVAL)
     assert trial.once()
-    assert looks(trial) == {"sample": (SAMPLE, SAMPLE)}
-    assert len(cached(trial)) == SAMPLE
+    ((looked, first),) = looks(trial).values()
+    assert looked == SAMPLE
+    assert 0 < first < SAMPLE
+    assert len(cached(trial)) == 8 + first
     pass_time(trial, SAMPLE_INTERVAL)
     assert trial.once()
-    assert looks(trial) == {"sample": (SAMPLE, 7)}
+    assert looks(trial) == {"sample": (SAMPLE, number - 8 - first)}
     assert len(cached(trial)) == number
     pass_time(trial, WHOLE_INTERVAL)
     assert trial.once()
