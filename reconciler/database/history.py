@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from reconciler.database import incremental
 from reconciler.database.evaluated import forget_evaluations
 from reconciler.database.file import Database
 from reconciler.database.retention import UNNEEDED, needed, sweep
@@ -61,6 +62,7 @@ def forget(database: Database, *, oldest: float, now: float) -> list[int]:
         evaluations = database.connection.execute(_OLD_EVALUATIONS, {"oldest": oldest}).fetchall()
         forget_evaluations(database, [row[0] for row in evaluations], now=now)
         attempts = sweep(database)
+        incremental.forget_released(database, before=oldest)
         run(
             "DELETE FROM jobset WHERE removed_at < :oldest"
             " AND id NOT IN (SELECT jobset FROM evaluation)"

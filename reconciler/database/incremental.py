@@ -216,10 +216,17 @@ def quarantine(database: Database, base: int, *, reason: str, now: float) -> lis
 
 
 def forget_released(database: Database, *, before: float) -> None:
-    """Drop what was let go before a time and nothing descends from; fingerprints of nothing."""
+    """Drop what was let go before a time and nothing descends from; fingerprints of nothing.
+
+    While a build is remembered, so is what it left, or it would leave that anew, and what it
+    started from, or it would pass for a full one. What is wrong may be met again.
+    """
     leaf = (
-        "released_at < ? AND NOT EXISTS (SELECT 1 FROM base c"
+        "released_at < ? AND quarantined_at IS NULL AND NOT EXISTS (SELECT 1 FROM base c"
         " WHERE c.parent = base.id OR (c.origin = base.id AND c.id <> base.id))"
+        " AND NOT EXISTS (SELECT 1 FROM build_base c JOIN derivation d ON d.id = c.derivation"
+        " WHERE c.slot = base.slot AND d.path = base.built)"
+        " AND NOT EXISTS (SELECT 1 FROM build_base c WHERE c.base = base.id)"
         " AND NOT EXISTS (SELECT 1 FROM evaluation_base e WHERE e.base = base.id)"
     )
     with database.transaction():

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from reconciler.database import evaluated, history
+from reconciler.database import bases, evaluated, history, incremental
 from reconciler.model import JobsetName
 from tests.cli.farm import DOCUMENT, Farm
+from tests.database.test_incremental import SLOT, add, chain, new, start
 
 
 @pytest.fixture
@@ -45,3 +47,26 @@ def test_what_a_removed_jobset_alone_needs_is_waste(farm: Farm) -> None:
     assert names(farm) == {"shared-1.0", "live-1.0", "next-1.0"}
     left = history.waste(farm.database, oldest=later)
     assert (left.jobsets, left.evaluations, left.builds, left.attempts) == (0, 0, 0, 0)
+
+
+def test_a_base_that_was_let_go_is_remembered_as_long_as_its_build(farm: Farm) -> None:
+    """Or that would leave it anew, as if it had started from nothing."""
+    database = farm.database
+    farm.derivations({"app-1": []})
+    first, second = chain(database, "a", "b")
+    left = structs.replace(new("c", parent=second), built=farm.path("app-1"))
+    third = incremental.add_base(database, SLOT, left, now=3.0)
+    wrong = add(database, "wrong", at=4.0)
+    old = add(database, "old", at=5.0)
+    start(farm, "app-1", SLOT, base=second)
+    farm.evaluation("web", {"app": "app-1"})
+    incremental.quarantine(database, wrong, reason="it is", now=5.0)
+    incremental.release(database, [first, second, third, wrong, old], cause="reset", now=6.0)
+    later = time.time() + 1
+    history.forget(database, oldest=later, now=later)
+    known = {each.base.id for each in bases.of_jobset(database, SLOT.jobset)}
+    assert known == {first, second, third, wrong}
+    farm.evaluation("web", {})
+    evaluated.forget_evaluations(database, [1], now=later)
+    history.forget(database, oldest=later, now=later)
+    assert {each.base.id for each in bases.of_jobset(database, SLOT.jobset)} == {wrong}
