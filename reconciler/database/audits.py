@@ -12,16 +12,21 @@ from collections.abc import Collection, Iterable, Mapping
 from msgspec import Struct
 
 from reconciler.bases import INTERMEDIATES
-from reconciler.database import incremental
+from reconciler.database import due, incremental
 from reconciler.database.bases import DIFFERENT, IN_FORCE, Audit
 from reconciler.database.blocked import ENDED
 from reconciler.database.file import Database
 from reconciler.model import BuildState, DrvPath, JobsetName, StorePath
 
 _WRONG = (
-    f"c.mode = 'incremental' AND (base.quarantined_at IS NOT NULL OR c.derivation IN {DIFFERENT})"
+    "(SELECT c.derivation, c.slot FROM base CROSS JOIN build_base c ON c.base = base.id"
+    " WHERE base.quarantined_at IS NOT NULL UNION SELECT c.derivation, c.slot"
+    f" FROM {DIFFERENT} d CROSS JOIN build_base c ON c.derivation = d.id"
+    " WHERE c.mode = 'incremental') wrong"
+    " CROSS JOIN build_base c ON c.derivation = wrong.derivation AND c.slot = wrong.slot"
 )
-"""Of a row `c` of build_base, with its `base`."""
+"""Rows `c` of build_base: from what is in quarantine, or not what a build without a base is."""
+_LEAVES = "EXISTS (SELECT 1 FROM output o WHERE o.derivation = c.derivation AND o.name = ?1)"
 _ABOVE = "above(id) AS ({} UNION SELECT i.derivation FROM above a JOIN input i ON i.input = a.id)"
 
 
@@ -58,7 +63,7 @@ class Twins(Struct, frozen=True, kw_only=True):
 
 
 def unaudited(database: Database) -> list[Unaudited]:
-    """Good builds of jobs in force that started from a base and left intermediates."""
+    """Good builds of jobs in force and due that started from a base and left intermediates."""
     return [
         Unaudited(
             jobset=JobsetName(row["jobset"]),
@@ -68,7 +73,7 @@ def unaudited(database: Database) -> list[Unaudited]:
             base=row["base"],
         )
         for row in database.query(
-            "SELECT j.name AS jobset, c.derivation, d.path, c.canonical, c.base FROM build_base c"
+            f"SELECT j.name AS jobset, c.derivation, d.path, c.canonical, c.base FROM {due.BUILDS}"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
             " JOIN derivation d ON d.id = c.derivation JOIN build b ON b.derivation = c.derivation"
             " JOIN output o ON o.derivation = c.derivation AND o.name = ?"
@@ -179,12 +184,12 @@ def wrong(database: Database) -> list[Wrong]:
             "SELECT DISTINCT j.name AS jobset, s.job, c.derivation, c.base, c.strategy, coalesce("
             "(SELECT 'an audit: ' || detail FROM audit a WHERE a.derivation = c.derivation"
             " AND a.state = 'different'), base.quarantine,"
-            " 'it needs what an audit found wrong') AS reason FROM build_base c"
+            f" 'it needs what an audit found wrong') AS reason FROM {_WRONG}"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
             " JOIN build b ON b.derivation = c.derivation LEFT JOIN base ON base.id = c.base"
             " JOIN job ON job.derivation = c.derivation AND job.attr = s.job"
             " JOIN evaluation e ON e.id = job.evaluation AND e.jobset = j.id"
-            f" WHERE {_WRONG} AND b.state IN ('queued', 'building', 'succeeded', 'substituted')"
+            " WHERE b.state IN ('queued', 'building', 'succeeded', 'substituted')"
             " AND e.state IN ('running', 'succeeded') AND j.removed_at IS NULL"
             " ORDER BY j.name, c.at, s.job"
         )
@@ -196,18 +201,18 @@ def held(database: Database, before_release: Collection[JobsetName]) -> frozense
     without an audit that found it right; and all that needs such.
     """
     roots = (
-        "SELECT c.derivation FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
-        " JOIN jobset j ON j.id = s.jobset LEFT JOIN base ON base.id = c.base"
-        f" WHERE ({_WRONG}) OR (c.mode = 'incremental'"
+        f"SELECT c.derivation FROM {_WRONG}"
         # What was shown its base is where everybody looks for a clean build.
-        " AND (c.strategy = 'hidden' OR j.name IN (SELECT value FROM json_each(?)))"
-        " AND EXISTS (SELECT 1 FROM output o WHERE o.derivation = c.derivation AND o.name = ?)"
-        " AND NOT EXISTS (SELECT 1 FROM audit a WHERE a.derivation = c.derivation"
-        " AND a.state = 'same'))"
+        " UNION SELECT c.derivation FROM build_base c WHERE c.strategy = 'hidden'"
+        f" AND c.mode = 'incremental' AND c.vouched = 0 AND {_LEAVES}"
+        " UNION SELECT c.derivation FROM json_each(?2) strict"
+        " CROSS JOIN jobset j ON j.name = strict.value"
+        " CROSS JOIN incremental_slot s ON s.jobset = j.id CROSS JOIN build_base c"
+        f" ON c.slot = s.id AND c.mode = 'incremental' AND c.vouched = 0 WHERE {_LEAVES}"
     )
     rows = database.query(
         f"WITH RECURSIVE {_ABOVE.format(roots)} SELECT id FROM above",
-        (json.dumps(list(before_release)), INTERMEDIATES),
+        (INTERMEDIATES, json.dumps(list(before_release))),
     )
     return frozenset(row[0] for row in rows)
 
@@ -216,10 +221,7 @@ def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]
     """What is wrong where clean builds belong, and all that needs it: by number, derivations and
     the outputs of those that were built.
     """
-    roots = (
-        "SELECT c.derivation FROM build_base c LEFT JOIN base ON base.id = c.base"
-        f" WHERE c.strategy = 'hidden' AND {_WRONG}"
-    )
+    roots = f"SELECT c.derivation FROM {_WRONG} WHERE c.strategy = 'hidden'"
     rows = database.query(
         f"WITH RECURSIVE {_ABOVE.format(roots)} SELECT d.id, d.path, o.path FROM above a"
         " JOIN derivation d ON d.id = a.id LEFT JOIN build b ON b.derivation = d.id"
@@ -243,20 +245,21 @@ def withdraw_pushes(database: Database) -> None:
     """Take off the caches' queues what was built from what is in quarantine, all that needs it, and
     bases in quarantine.
     """
-    roots = (
-        f"SELECT c.derivation FROM build_base c LEFT JOIN base ON base.id = c.base WHERE {_WRONG}"
-    )
+    roots = f"SELECT c.derivation FROM {_WRONG}"
     with database.transaction():
         database.execute(
             f"WITH RECURSIVE {_ABOVE.format(roots)} DELETE FROM push WHERE state = 'pending'"
+            # Its key begins so.
+            " AND cache IN (SELECT id FROM cache)"
             " AND (path IN (SELECT o.path FROM above a JOIN output o ON o.derivation = a.id)"
-            " OR path IN (SELECT path FROM base GROUP BY path"
-            " HAVING min(quarantined_at IS NOT NULL)))"
+            " OR path IN (SELECT path FROM base b WHERE quarantined_at IS NOT NULL AND NOT EXISTS"
+            " (SELECT 1 FROM base o WHERE o.path = b.path AND o.quarantined_at IS NULL)))"
         )
         database.execute(
             f"WITH RECURSIVE {_ABOVE.format(roots)} DELETE FROM push_root"
-            " WHERE derivation IN (SELECT id FROM above) AND NOT EXISTS (SELECT 1 FROM push p"
-            " JOIN output o ON o.path = p.path WHERE p.cache = push_root.cache"
+            " WHERE cache IN (SELECT id FROM cache) AND derivation IN (SELECT id FROM above)"
+            " AND NOT EXISTS (SELECT 1 FROM push p JOIN output o ON o.path = p.path"
+            " WHERE p.cache = push_root.cache"
             " AND o.derivation = push_root.derivation)"
         )
 
@@ -269,7 +272,7 @@ def failed(database: Database) -> list[tuple[JobsetName, str, str, bool]]:
         (JobsetName(row[0]), row[1], row[2], row[3] == "hidden")
         for row in database.query(
             "SELECT DISTINCT j.name, s.job, a.detail, c.strategy FROM audit a"
-            " JOIN build_base c ON c.derivation = a.derivation"
+            " CROSS JOIN build_base c ON c.derivation = a.derivation"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
             f" WHERE a.state = 'failed' AND j.removed_at IS NULL AND {IN_FORCE}"
             " ORDER BY j.name, s.job"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from reconciler.bases import INTERMEDIATES, Base, Fingerprint, History, Trust
+from reconciler.database import due
 from reconciler.database.file import Database, Row
 from reconciler.database.incremental import (
     DESCENDANTS,
@@ -37,7 +38,7 @@ SUPERSEDED = "#"
 since, and may leave another."""
 
 DIFFERENT = (
-    "(WITH RECURSIVE different(id) AS (SELECT bb.derivation FROM audit a JOIN build_base bb"
+    "(WITH RECURSIVE different(id) AS (SELECT bb.derivation FROM audit a CROSS JOIN build_base bb"
     " ON bb.derivation = a.derivation AND bb.mode = 'incremental' WHERE a.state = 'different'"
     " UNION SELECT i.derivation FROM different d JOIN input i ON i.input = d.id)"
     " SELECT id FROM different)"
@@ -293,10 +294,10 @@ IN_FORCE = (
 
 
 def left(database: Database) -> list[Left]:
-    """What good builds of jobs in force left that is no base yet, and may be one."""
+    """What good builds of jobs in force left that is no base yet, and may be one; of those due."""
     rows = database.query(
         "SELECT c.*, d.path, d.name, o.path AS intermediates, f.parts, s.job, s.system, s.branch,"
-        " s.trust, j.name AS jobset FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        f" s.trust, j.name AS jobset FROM {due.BUILDS} JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN fingerprint f ON f.digest = c.fingerprint"
         " JOIN derivation d ON d.id = c.derivation"
         f" JOIN build b ON b.derivation = {STAGE}"
@@ -334,7 +335,7 @@ def taking_part(database: Database, derivations: Iterable[int]) -> frozenset[int
 
 
 def fallen(database: Database) -> list[Fallen]:
-    """Builds from a base that failed, or whose base could not be had, of jobs in force."""
+    """Builds from a base that failed, or whose base could not be had, of jobs in force and due."""
     rows = database.query(
         "SELECT j.name AS jobset, s.job, c.derivation, c.base, EXISTS"
         " (SELECT 1 FROM input i JOIN output o ON o.derivation = i.input"
@@ -342,7 +343,7 @@ def fallen(database: Database) -> list[Fallen]:
         # Nix fails to fetch it, which for any other would be tried again and again.
         f"  AND o.path = base.path AND (ib.state IN {FAILED} OR ib.failures > 0)) AS lost,"
         f" b.state IN {FAILED} OR first.state IN {FAILED} AS own"
-        " FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        f" FROM {due.BUILDS} JOIN incremental_slot s ON s.id = c.slot"
         " JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = c.derivation"
         f" JOIN build first ON first.derivation = {STAGE} LEFT JOIN base ON base.id = c.base"
         f" WHERE c.mode = 'incremental' AND (lost OR own) AND j.removed_at IS NULL AND {IN_FORCE}"
@@ -373,16 +374,16 @@ def failed_instead(database: Database, slot: Slot, canonical: DrvPath) -> bool:
 
 
 def suspects(database: Database) -> dict[int, str]:
-    """The bases from which a build failed that was good without, each with the job."""
+    """The bases from which a build that is due failed and was good without, each with the job."""
     good = (
         " JOIN incremental_slot s ON s.id = c.slot JOIN derivation d ON d.path = c.canonical"
         " JOIN build clean ON clean.derivation = d.id AND clean.state IN ('succeeded',"
         f" 'substituted') WHERE base.quarantined_at IS NULL AND {TRUSTED_ALIKE}"
     )
     rows = database.query(
-        "SELECT base.id, s.job FROM build_base c JOIN build b ON b.derivation = c.derivation"
+        f"SELECT base.id, s.job FROM {due.BUILDS} JOIN build b ON b.derivation = c.derivation"
         f" AND b.state IN {FAILED} JOIN base ON base.id = c.base{good} AND c.mode = 'incremental'"
-        f" UNION SELECT base.id, s.job FROM build_base c JOIN base ON base.id = c.failed_from{good}"
+        f" UNION SELECT base.id, s.job FROM {due.BUILDS} JOIN base ON base.id = c.failed_from{good}"
     )
     return {row[0]: row[1] for row in rows}
 
@@ -480,6 +481,7 @@ def open_audits(database: Database) -> list[Audit]:
         )
         for row in database.query(
             "SELECT a.*, d.path FROM audit a JOIN derivation d ON d.id = a.derivation"
-            " WHERE a.finished_at IS NULL ORDER BY a.id"
+            # By their number SQLite would read all; the index has those that have not ended.
+            " WHERE a.finished_at IS NULL ORDER BY +a.id"
         )
     ]

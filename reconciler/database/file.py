@@ -35,6 +35,7 @@ MIGRATIONS = (
     "m009_audits",
     "m010_mounts",
     "m011_artifacts",
+    "m012_due",
 )
 """Names of this program's migrations, in order: a file of `migrations` each."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
+from reconciler.database import due
 from reconciler.database.bases import SAME_SOURCE
 from reconciler.database.file import Database
 from reconciler.model import CacheName, Desired, Incremental, JobsetName, StorePath
@@ -52,8 +53,9 @@ def ownerless(database: Database, desired: Desired) -> dict[int, str]:
     declared = {**desired.patterns, **desired.jobsets}
     names = [name for name, each in declared.items() if each.incremental.enable]
     rows = database.query(
-        "SELECT b.id, j.name FROM base b JOIN incremental_slot s ON s.id = b.slot"
-        " JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL"
+        # From the few jobsets on, or it would read all that is kept.
+        "SELECT b.id, j.name FROM jobset j CROSS JOIN incremental_slot s ON s.jobset = j.id"
+        " CROSS JOIN base b ON b.slot = s.id WHERE b.released_at IS NULL"
         " AND j.name NOT IN (SELECT value FROM json_each(?)) ORDER BY b.id",
         (json.dumps(names),),
     )
@@ -99,10 +101,11 @@ def unqueued(
     audited: Collection[JobsetName],
 ) -> dict[StorePath, int]:
     """What builds of jobsets left that belongs in a cache and is not on its queue: paths with their
-    sizes. Of those jobsets that want builds `audited` first, only what such builds left.
+    sizes; of the bases due. Of those jobsets that want builds `audited` first, only what such
+    builds left.
     """
     rows = database.query(
-        "SELECT b.path, b.size FROM base b JOIN incremental_slot s ON s.id = b.slot"
+        f"SELECT b.path, b.size FROM {due.BASES} JOIN incremental_slot s ON s.id = b.slot"
         " JOIN jobset j ON j.id = s.jobset WHERE b.released_at IS NULL"
         " AND b.quarantined_at IS NULL AND b.fetched_from IS NULL"
         " AND j.name IN (SELECT value FROM json_each(?))"

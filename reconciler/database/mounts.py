@@ -6,6 +6,7 @@ import json
 
 from msgspec import Struct
 
+from reconciler.database import due
 from reconciler.database.bases import FAILED, IN_FORCE, SUPERSEDED
 from reconciler.database.file import Database
 from reconciler.model import BuildState, JobsetName, StorePath
@@ -78,7 +79,7 @@ def supersede(database: Database) -> None:
     own: that of the wrong build gives up its place.
     """
     found = (
-        "SELECT base.id FROM build_base c JOIN build b ON b.derivation = c.derivation"
+        f"SELECT base.id FROM {due.BUILDS} JOIN build b ON b.derivation = c.derivation"
         " JOIN derivation d ON d.id = c.derivation JOIN base ON base.built = d.path"
         " WHERE c.strategy = 'hidden' AND c.mode = 'full' AND b.state IN ('queued', 'building')"
         " AND base.quarantined_at IS NOT NULL AND base.depth > 0"
@@ -92,9 +93,9 @@ def supersede(database: Database) -> None:
 
 
 def failed(database: Database) -> list[Failed]:
-    """Builds that failed from a base which they were shown."""
+    """Builds that failed from a base which they were shown; of those due."""
     rows = database.query(
-        "SELECT c.derivation, b.state, json_group_array(j.name) AS jobsets FROM build_base c"
+        f"SELECT c.derivation, b.state, json_group_array(j.name) AS jobsets FROM {due.BUILDS}"
         " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
         " JOIN build b ON b.derivation = c.derivation"
         f" WHERE {_HIDDEN} AND b.state IN {FAILED} AND j.removed_at IS NULL AND {IN_FORCE}"

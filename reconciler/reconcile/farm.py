@@ -21,6 +21,7 @@ from reconciler.database import (
     built,
     companions,
     declared,
+    due,
     needs,
     observe,
     troubles,
@@ -136,6 +137,8 @@ class Farm(Struct):
     sharing: set[str] = field(default_factory=set)
     unshared: dict[str, Away] = field(default_factory=dict)
     """Artifact stores to which something is being sent, and those for which that failed."""
+    share_due: bool = True
+    """They may have to get or to lose something."""
     keeping: set[int] = field(default_factory=set)
     """Builds of which a base is being made, or could not be."""
     fallen: set[tuple[JobsetName, int]] = field(default_factory=set)
@@ -186,6 +189,8 @@ class Farm(Struct):
                 self.trigger(name, cause="another source is declared", force=False)
         self.desired = desired
         self.executor.artifact_stores = desired.artifact_stores
+        self.share_due = True
+        due.everything(self.database)
         in_force = observe.document_in_force(self.database)
         if in_force is None or in_force[0] != desired.digest:
             old = {} if in_force is None else _builders(in_force[1])

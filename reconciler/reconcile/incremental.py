@@ -7,7 +7,7 @@ failed is evaluated again, in which it starts from none: it is not the job's fau
 from __future__ import annotations
 
 from reconciler import leftovers
-from reconciler.database import bases, incremental, kept_bases, mounts, pushed, slots
+from reconciler.database import bases, due, incremental, kept_bases, mounts, pushed, slots
 from reconciler.database.bases import Fallen
 from reconciler.database.observe import Request
 from reconciler.model import CacheName, JobsetName
@@ -19,11 +19,18 @@ NOT_KEPT = "base-not-kept"
 
 
 def look(farm: Farm, *, now: float) -> None:
-    """See to what builds left, and to those that came to no good."""
+    """See to what builds left, and to those that came to no good, as far as that is new."""
+    newest = due.newest(farm.database)
     _tidy(farm, now=now)
-    if not _concerned(farm):
+    if _concerned(farm):
+        _see_to(farm, now=now)
+    else:
         farm.held = frozenset()
-        return
+    if newest is not None:
+        due.settle(farm.database, newest)
+
+
+def _see_to(farm: Farm, *, now: float) -> None:
     mounted.look(farm, now=now)
     for each in bases.left(farm.database):
         jobset = farm.desired.jobsets.get(each.slot.jobset)
@@ -93,6 +100,7 @@ def kept(farm: Farm, outcome: Kept, *, now: float) -> None:
     if outcome.error is not None:
         return  # it is tried again after the next evaluation
     farm.keeping.discard(left.derivation)
+    due.again(farm.database, [left.derivation])  # it may be of another job, too
     if outcome.refused is not None:
         incremental.refuse(farm.database, left.slot, left.derivation, reason=outcome.refused)
     if outcome.base is None:
@@ -123,6 +131,7 @@ def evaluated(farm: Farm, jobset: JobsetName, *, now: float) -> None:
     """What could not be kept is tried again once its jobset is evaluated."""
     declared = farm.desired.jobsets.get(jobset)
     if declared is not None and declared.incremental.enable:
+        due.again(farm.database, farm.keeping)
         left = bases.left(farm.database)
         again = {each.derivation for each in left if each.slot.jobset == jobset}
         farm.keeping &= {each.derivation for each in left} - again

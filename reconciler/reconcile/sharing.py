@@ -5,7 +5,7 @@ A store that fails is tried again after growing pauses; nothing else waits for i
 
 from __future__ import annotations
 
-from reconciler.database import artifacts
+from reconciler.database import artifacts, due
 from reconciler.database.artifacts import Due
 from reconciler.model import JobsetName
 from reconciler.outcomes import Shared
@@ -21,27 +21,31 @@ BATCH = 8
 
 
 def look(farm: Farm, *, now: float) -> None:
-    """See to what is to be shared."""
+    """See to what is to be shared, where bases changed, until there is nothing more to do."""
+    if not (farm.share_due or due.any_base(farm.database)):
+        return
     declared = farm.desired.artifact_stores
     named = artifacts.undeclared(farm.database, declared)
     for jobset in farm.incremental_jobsets():
         lacking = named.get(jobset.name) if jobset.incremental.share_write else None
         farm.fault("jobset", jobset.name, UNDECLARED, _undeclared(lacking))
-    if not declared:
-        return
+    farm.share_due = False
     keep = writers(farm)
     audited = [e.name for e in farm.incremental_jobsets() if e.incremental.audit_before_release]
     for store in declared.values():
         if store.name in farm.sharing or (KIND, store.name, KEYLESS) in farm.faults:
+            farm.share_due = True
             continue
-        due = artifacts.due(farm.database, store.name, store.url, keep, audited=audited)
-        if not (due.share or due.withdraw):
+        found = artifacts.due(farm.database, store.name, store.url, keep, audited=audited)
+        if not (found.share or found.withdraw):
             farm.unshared.pop(store.name, None)
             farm.fault(KIND, store.name, NOT_WRITTEN, None)
-        elif farm.unshared.get(store.name, Away()).not_before <= now:
+            continue
+        farm.share_due = True
+        if farm.unshared.get(store.name, Away()).not_before <= now:
             farm.sharing.add(store.name)
-            due = Due(share=due.share[:BATCH], withdraw=due.withdraw)
-            farm.executor.share(store, due, farm=artifacts.farm_id(farm.database))
+            found = Due(share=found.share[:BATCH], withdraw=found.withdraw)
+            farm.executor.share(store, found, farm=artifacts.farm_id(farm.database))
 
 
 def writers(farm: Farm) -> dict[JobsetName, int]:
