@@ -54,8 +54,12 @@ class Encoder:
             self._zstd = zstandard.ZstdCompressor(level=_LEVEL)
 
     @property
-    def recipe(self) -> str:
-        """What decides, beside the bytes that go in, on those that come out."""
+    def recipe(self) -> str | None:
+        """What decides, beside the bytes that go in, on those that come out.
+
+        None: that is not known. Each version of liblzma may pack otherwise, and Python does not
+        tell which it has.
+        """
         match self.compression:
             case Compression.NONE:
                 return "as it is"
@@ -63,7 +67,7 @@ class Encoder:
                 version = ".".join(map(str, zstandard.ZSTD_VERSION))
                 return f"zstd {version} level {_LEVEL}"
             case Compression.XZ:
-                return f"xz preset {lzma.PRESET_DEFAULT}"
+                return None
             case _:
                 assert_never(self.compression)
 

@@ -195,16 +195,17 @@ class NarCache:
     # --- NARs ------------------------------------------------------------------------------
 
     async def _upload_group(self, group: Sequence[PathInfo], upload: _Upload) -> None:
-        into, first = self._store.for_sources, group[0]
-        if into is None or first.nar_size <= GROUP_SIZE:
+        into, first, encoder = self._store.for_sources, group[0], Encoder(self._compression)
+        if into is None or first.nar_size <= GROUP_SIZE or encoder.recipe is None:
             await self._send_packed(group, upload)
             return
         with upload.judging(first.path):  # a large one is alone
-            upload.ready[first.path] = await self._send_packing(first, into, upload)
+            upload.ready[first.path] = await self._send_packing(first, encoder, into, upload)
 
-    async def _send_packing(self, info: PathInfo, into: SourceStore, upload: _Upload) -> PackedNar:
+    async def _send_packing(
+        self, info: PathInfo, encoder: Encoder, into: SourceStore, upload: _Upload
+    ) -> PackedNar:
         """Send a NAR while it is packed."""
-        encoder = Encoder(self._compression)
         async with NarSource(info, upload.nars, encoder, upload.stop) as source:
             if await self._there({source.name} if info.path not in upload.replace else ()):
                 await source.read_all()

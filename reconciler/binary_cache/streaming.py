@@ -2,8 +2,8 @@
 other, and it lies on no disk in between.
 
 Its name in the cache has to be known before its file's hash is, so it is made of the NAR's hash
-and of all else that decides on the file's bytes: one name never stands for two files. Sends
-nothing itself.
+and of all else that decides on the file's bytes: one name never stands for two files. Where that is
+not known, nothing is packed like this. Sends nothing itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from reconciler.nix.hashes import to_base32
 
 
 def name_of(info: PathInfo, encoder: Encoder) -> str:
-    """What a NAR is called in a cache before it is packed."""
+    """What a NAR is called in a cache before it is packed, where its recipe is known."""
+    assert encoder.recipe is not None
     digits = info.nar_hash.partition(":")[2]
     if encoder.compression is not Compression.NONE:
         recipe = f"{info.nar_hash} {encoder.recipe}"
