@@ -36,10 +36,34 @@ incremental_compiler_cache() {
 incremental_start_sccache() {
     # A folder of its own: sccache takes any file below for one of its own, and removes the oldest.
     export SCCACHE_DIR="$incremental_cache/sccache" SCCACHE_CACHE_SIZE="$compilerCacheSize"
-    export SCCACHE_IDLE_TIMEOUT=0 SCCACHE_IGNORE_SERVER_IO_ERROR=1
-    # As a daemon, its files would be of its own umask, and nothing that other builders can write.
-    (umask 007 && SCCACHE_NO_DAEMON=1 "$incremental_program" --start-server) </dev/null >/dev/null 2>&1 || return 1
+    export SCCACHE_IDLE_TIMEOUT=0 SCCACHE_IGNORE_SERVER_IO_ERROR=1 SCCACHE_SERVER_PORT=4226
+    unset SCCACHE_SERVER_UDS
+    ! incremental_is_served || return 1
+    # Not `--start-server`: that of 0.4 at times loses its server, for which it waits 10 seconds. Nor as a daemon,
+    # whose files would be of its own umask, and nothing that other builders can write. No child of this shell's
+    # either, or `wait` would wait for it.
+    incremental_server=$(
+        (
+            umask 007
+            SCCACHE_START_SERVER=1 SCCACHE_NO_DAEMON=1 exec "$incremental_program"
+        ) </dev/null >/dev/null 2>&1 &
+        echo $!
+    )
+    incremental_tries=0
+    until incremental_is_served; do
+        [ "$incremental_tries" -lt 1000 ] && [ -e "/proc/$incremental_server/exe" ] || return 1
+        incremental_tries=$((incremental_tries + 1))
+        sleep 0.01
+    done
     incremental_sccache=$incremental_program
+}
+
+# Whether something listens at port 4226 of this network.
+incremental_is_served() {
+    while read -r _ incremental_at _ incremental_socket _; do
+        case $incremental_at,$incremental_socket in *:1082,0A) return 0 ;; esac
+    done </proc/net/tcp
+    return 1
 }
 
 # Programs by the compilers' names. $1: a variable of which the tool tells apart what it keeps. nixpkgs' compilers are

@@ -126,8 +126,20 @@ in
   } // cache.env);
 }
 """
+RUST = ASKING.replace(
+    f'{TELL}"',
+    "[ $CARGO_INCREMENTAL = 0 ]; cd ..; echo 'int n;' > n.c; $RUSTC_WRAPPER /usr/bin/gcc -c n.c; "
+    f'{TELL}"',
+)
 FIXED = 'outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "@hash@";'
 NEWLINE = "01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b"
+
+
+def test_cargo_is_told_of_it(project: Project) -> None:
+    """What it calls in front of rustc asks the same server."""
+    assert RUST != ASKING
+    project.commit("release.nix", RUST)
+    assert counts(project.run()) == (0, UNITS + 2)
 
 
 def test_a_build_with_a_network_compiles_plainly(project: Project) -> None:
