@@ -17,7 +17,7 @@ from reconciler.quantities import QuantityError, duration
 
 KINDS = (
     "build", "evaluation", "jobset", "cache", "builder", "document", "request", "schema",
-    "artifact-store",
+    "base", "artifact-store",
 )  # fmt: skip
 POLL_SECONDS = 0.3
 _BELOW = " " * 21

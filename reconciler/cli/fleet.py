@@ -11,7 +11,7 @@ from reconciler.cli.output import Json, flat, plain, print_json
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import document_in_force, reading
 from reconciler.cli.status_text import mark
-from reconciler.cli.text import ago, columns, lasting, one_line, table, wrapped
+from reconciler.cli.text import ago, columns, lasting, one_line, table, wrapped, wrapped_table
 from reconciler.database import needs, report, running
 from reconciler.database.running import BuilderError, LiveAttempt
 from reconciler.model import BuilderName
@@ -99,7 +99,7 @@ def _builder_lines(
         for each in found
     ]
     header = ["", "BUILDER", "STATE", "SLOTS", "SPEED", "SYSTEMS", "FEATURES"]
-    yield from table(rows, header=header, width=width)
+    yield from wrapped_table(rows, header=header, width=width)
     for each in found:
         if each.facts.resources:
             amounts = _taken(each, taken)

@@ -16,7 +16,7 @@ from reconciler.cli.output import Json, plain, print_json
 from reconciler.cli.settings import Verbs, settings, verb
 from reconciler.cli.state import reading
 from reconciler.cli.status import complete_subject
-from reconciler.cli.text import DIM, ago, columns, harmless, one_line, table, wrapped
+from reconciler.cli.text import DIM, ago, columns, harmless, one_line, table, wrapped, wrapped_table
 from reconciler.database import bases, lookup, slots
 from reconciler.database.bases import BuildFacts, SlotFacts, StoredBase
 from reconciler.database.file import Database
@@ -178,7 +178,7 @@ def bases_of(job: str, *, as_json: bool) -> None:
         now = time.time()
         header = ["BASE", "COMMIT", "DEPTH", "FROM", "SIZE", "AGE", "STATE"]
         rows = [_base_row(each, now=now) for each in found]
-        click.echo("\n".join(table(rows, header=header, width=columns())))
+        click.echo("\n".join(wrapped_table(rows, header=header, width=columns())))
 
 
 def taking_part(database: Database, text: str) -> str:
@@ -338,6 +338,9 @@ def _explanation(
     if found.audit:
         detail = f": {one_line(found.audit_detail)}" if found.audit_detail else ""
         yield wrapped(f"audit {found.audit}{detail}", width=width or 80, indent="    ", first="  ")
+    if found.refused is not None:
+        none = f"it leaves no base: {one_line(found.refused)}"
+        yield wrapped(none, width=width or 80, indent="    ", first="  ")
     yield from (f"  {click.style('│', fg=DIM)} {each}" for each in said)
     yield f"  fingerprint {found.fingerprint.digest[:16]}, of:"
     yield from table(

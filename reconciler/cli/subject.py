@@ -205,7 +205,8 @@ def _show_job(database: Database, subject: JobSubject | DerivationSubject, *, as
         why = f"needs {said}" if said else in_way.messages.get(facts.id, "")
         click.echo("\n".join(_job_lines(subject, facts, detail, job_state, why, now=time.time())))
         if base is not None:
-            click.echo(f"  {one_line(base_told.sentence(database, base))}")
+            sentence = one_line(base_told.sentence(database, base))
+            click.echo(wrapped(sentence, width=columns(), indent="  "))
     return EXIT_STATUS[verdict]
 
 

@@ -99,15 +99,26 @@ def table(
     return lines
 
 
-def wrapped_table(rows: Sequence[Sequence[str]], *, width: int | None, indent: str) -> list[str]:
-    """Lines with aligned columns; what does not fit in the last one goes on below it."""
-    filled = [" " * width_of(cell) for cell in max(rows, key=lambda row: width_of(row[0]))[:-1]]
-    room = None if width is None else width - len(indent) - sum(len(x) + 2 for x in filled)
-    lines = []
+def wrapped_table(
+    rows: Sequence[Sequence[str]],
+    *,
+    header: Sequence[str] | None = None,
+    width: int | None = None,
+    indent: str = "",
+) -> list[str]:
+    """Lines as of `table`; what does not fit in the last column goes on below it."""
+    if width is None or not rows:
+        return table(rows, header=header, indent=indent)
+    others = zip(*(row[:-1] for row in [*rows, *([header] if header else [])]), strict=True)
+    filled = [" " * max(map(width_of, cells)) for cells in others]
+    room = max(width - len(indent) - sum(len(each) + 2 for each in filled), 20)
+    lines: list[list[str]] = []
     for row in rows:
-        parts = [row[-1]] if room is None else textwrap.wrap(row[-1], max(room, 20)) or [""]
+        parts = [row[-1]]
+        if width_of(row[-1]) > room:
+            parts = textwrap.wrap(click.unstyle(row[-1]), room, break_on_hyphens=False)
         lines += [[*row[:-1], parts[0]], *([*filled, part] for part in parts[1:])]
-    return table(lines, indent=indent)
+    return table(lines, header=header, indent=indent)
 
 
 def wrapped(text: str, *, width: int | None, indent: str = "", first: str | None = None) -> str:

@@ -71,7 +71,8 @@ def why(job: str, *, as_json: bool) -> None:
             for line in _lines(database, answer, notes):
                 click.echo(line)
             if base is not None:
-                click.echo(one_line(base_told.sentence(database, base)))
+                sentence = one_line(base_told.sentence(database, base))
+                click.echo(wrapped(sentence, width=columns(), indent="  ", first=""))
 
 
 class _Answer:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+from reconciler.cli.events import KINDS
 from reconciler.database import declared
 from tests.cli.farm import Farm, check_schema
 from tests.test_architecture import PROJECT
@@ -52,6 +53,14 @@ def test_on_a_terminal_an_event_is_told_in_full(good: Farm) -> None:
     assert len(below) > 1
     assert all(len(line) <= 80 for line in (first, *below))
     assert " ".join([first.partition("web  ")[2], *map(str.strip, below)]) == f"{answer}  (ann)"
+
+
+def test_every_kind_of_the_schema_can_be_asked_for(good: Farm) -> None:
+    schema = json.loads((PROJECT / "schemas/events.schema.json").read_text())
+    described = schema["properties"]["kind"]["description"]
+    assert set(described.removeprefix("Of what: ").rstrip(".").split(", ")) == set(KINDS)
+    for kind in KINDS:
+        assert good.run("events", "--kind", kind).exit_code == 0
 
 
 def test_a_bad_age(good: Farm) -> None:

@@ -99,6 +99,15 @@ def test_bases_lists_them_with_what_became_of_each(grown: Farm) -> None:
     assert found[1]["releasedAt"] == grown.now
 
 
+def test_on_a_terminal_the_state_of_a_base_is_told_in_full(grown: Farm) -> None:
+    reason = " ".join(f"reason{number}" for number in range(9))
+    incremental.quarantine(grown.database, 2, reason=reason, now=grown.now)
+    lines = grown.terminal("incremental", "bases", "web.site").splitlines()
+    whole = " ".join(line[lines[0].index("STATE") :].strip() for line in lines[1:])
+    assert whole.startswith(f"in quarantine: {reason} ")
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_explain_tells_the_reason_the_line_and_what_the_build_said(grown: Farm) -> None:
     text = grown.run("incremental", "explain", "web.site").output
     assert "web.site (succeeded): starts from the newest build" in text
