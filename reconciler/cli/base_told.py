@@ -17,6 +17,7 @@ def build_json(found: BuildFacts) -> dict[str, Json]:
         "hidden": found.hidden,
         "audit": found.audit,
         "auditDetail": found.audit_detail,
+        "refused": found.refused,
     }
 
 

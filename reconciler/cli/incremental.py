@@ -338,6 +338,9 @@ def _explanation(
     if found.audit:
         detail = f": {one_line(found.audit_detail)}" if found.audit_detail else ""
         yield wrapped(f"audit {found.audit}{detail}", width=width or 80, indent="    ", first="  ")
+    if found.refused is not None:
+        none = f"it leaves no base: {one_line(found.refused)}"
+        yield wrapped(none, width=width or 80, indent="    ", first="  ")
     yield from (f"  {click.style('│', fg=DIM)} {each}" for each in said)
     yield f"  fingerprint {found.fingerprint.digest[:16]}, of:"
     yield from table(

@@ -126,6 +126,8 @@ class BuildFacts(Struct, frozen=True, kw_only=True):
     audit: str | None
     """Its state; None: none was asked for."""
     audit_detail: str | None
+    refused: str | None = None
+    """Why what it left is no base."""
 
 
 class Audit(Struct, frozen=True, kw_only=True):
@@ -447,6 +449,7 @@ def explain(database: Database, derivation: int) -> list[BuildFacts]:
             at=row["at"],
             audit=row["audit"],
             audit_detail=row["audit_detail"],
+            refused=row["refused"],
         )
         for row in rows
     ]

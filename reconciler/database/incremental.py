@@ -373,6 +373,17 @@ def refuse(database: Database, slot: Slot, derivation: int, *, reason: str) -> N
         )
 
 
+def refuse_from(database: Database, bases: Collection[int], *, reason: str) -> None:
+    """Have builds leave nothing that start from any of these bases and did not end yet."""
+    with database.transaction():
+        database.execute(
+            "UPDATE build_base AS c SET refused = ? WHERE base IN (SELECT value FROM json_each(?))"
+            " AND refused IS NULL AND NOT EXISTS (SELECT 1 FROM base b JOIN derivation d"
+            " ON d.path = b.built WHERE b.slot = c.slot AND d.id = c.derivation)",
+            (reason, json.dumps(list(bases))),
+        )
+
+
 # --- Audits ------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from reconciler.bases import INTERMEDIATES
 from reconciler.database import bases, lookup
 from reconciler.database.bases import BuildFacts, SlotFacts, StoredBase
 from reconciler.database.file import Database
+from reconciler.database.incremental import THIS_SLOT, Slot
 from reconciler.model import JobsetName
 
 _NAMED = "j.name || '.' || s.job = ?"
@@ -57,6 +58,18 @@ def build(database: Database, derivation: int, job: str | None = None) -> BuildF
     found = bases.explain(database, derivation)
     own = [each for each in found if f"{each.slot.jobset}.{each.slot.job}" == job]
     return next(iter(own or found), None)
+
+
+def refused_last(database: Database, slot: Slot) -> str | None:
+    """Why what the newest good build of a job left is no base; None: it may be one."""
+    row = database.one(
+        "SELECT c.refused FROM build_base c JOIN incremental_slot s ON s.id = c.slot"
+        f" JOIN jobset j ON j.id = s.jobset JOIN build b ON b.derivation = {bases.STAGE}"
+        f" WHERE {THIS_SLOT} AND b.state IN ('succeeded', 'substituted')"
+        " ORDER BY c.at DESC LIMIT 1",
+        slot.key,
+    )
+    return None if row is None else row[0]
 
 
 def auditable(database: Database, job: str) -> BuildFacts | str:

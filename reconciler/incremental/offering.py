@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from reconciler.bases import INTERMEDIATES, Choice, Fingerprint
 from reconciler.checkout import checked_out
-from reconciler.database import Database, audits, bases, incremental, observe
+from reconciler.database import Database, audits, bases, incremental, observe, slots
 from reconciler.database.bases import StoredBase
 from reconciler.database.incremental import BuildBase, EvaluationInput, Slot
 from reconciler.database.ingest import known_builds
@@ -217,7 +217,7 @@ class Offering(Struct, frozen=True, kw_only=True):
             bases.history(self.database, self.number),
             now=time.time(),
         )
-        return [self._without_failed(each) for each in decided]
+        return [self._why_none(self._without_failed(each)) for each in decided]
 
     def _without_failed(self, decision: Decision) -> Decision:
         """A job that failed from a base starts from none."""
@@ -226,6 +226,13 @@ class Offering(Struct, frozen=True, kw_only=True):
             reason = "built in full: its build from a base failed"
             return replace(decision, choice=Choice(base=None, reason=reason, due=True))
         return decision
+
+    def _why_none(self, decision: Decision) -> Decision:
+        """With why the build before left nothing to start from."""
+        why = None
+        if decision.choice.base is None and not decision.choice.due:
+            why = slots.refused_last(self.database, self._slot(decision.job))
+        return _noted(decision, None if why is None else f"its newest build left no base: {why}")
 
     async def _shared(
         self,

@@ -160,6 +160,9 @@ def reset(farm: Farm, request: Request, *, now: float) -> str:
     found = slots.kept_of(farm.database, request.subject)
     cause = f"reset by {request.who}" + (f": {request.why}" if request.why else "")
     incremental.release(farm.database, found, cause=cause, now=now)
+    incremental.refuse_from(
+        farm.database, found, reason=f"what it started from was let go: {cause}"
+    )
     farm.executor.hold_bases(kept_bases.held_paths(farm.database))
     if not found:
         return "no bases are kept of it: its next build is a full one"

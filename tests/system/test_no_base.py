@@ -1,0 +1,96 @@
+"""Builds that leave no base, and one whose base is let go and collected while it runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.trial import Trial
+from tests.system.test_forks import told as verb
+from tests.system.test_incremental import RELEASE, UNITS, Project
+from tests.system.test_service import Gate
+
+
+def told(project: Project) -> str:
+    """What explain tells of the newest build, in one line."""
+    return " ".join(verb(project, "explain", "it.app").split())
+
+
+def test_a_build_that_runs_ends_from_what_was_let_go_and_leaves_nothing(trial: Trial) -> None:
+    project, gate = Project(trial), Gate(trial)
+    waiting = f'    build = "make";\n    setup = "read line < {gate.pipe}";\n'
+    project.commit("release.nix", RELEASE.replace('    build = "make";\n', waiting))
+    project.declare()
+    kept = partial(trial.query, "SELECT path FROM base WHERE released_at IS NULL")
+    with trial.running() as daemon:
+        gate.open()
+        daemon.eventually(kept)
+    ((path,),) = kept()
+    project.edit(1, 5)
+    root = trial.state_dir / "gcroots/bases" / Path(path).name
+    going_on = partial(
+        trial.value,
+        "SELECT 1 FROM build b JOIN build_base c ON c.derivation = b.derivation"
+        " WHERE c.base IS NOT NULL AND b.state = ?",
+    )
+    with trial.running() as daemon:
+        daemon.eventually(partial(going_on, "building"))
+        assert daemon.ask("reset", "it.app").startswith("1 base is let go")
+        daemon.eventually(lambda: not root.is_symlink())
+        trial.store.run("nix-store", "--gc")
+        gate.open()
+        daemon.eventually(partial(going_on, "succeeded"))
+    assert project.compiled() == ["unit1.c"]
+    assert project.result() == "7"
+    assert not kept(), "what it left goes back to what was let go"
+    assert "it leaves no base: what it started from was let go: reset by tester" in told(project)
+    project.commit("release.nix", RELEASE)
+    assert len(project.compiled()) == UNITS + 1
+    assert len(kept()) == 1
+    assert trial.conditions() == {}
+
+
+UNFIT = """
+{ incrementalBases ? { } }:
+{
+  app = derivation {
+    name = "app"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+    outputs = [ "out" "intermediates" ];
+    src = ./src;
+    incrementalBase = incrementalBases.app or "";
+    args = [ "-euc" "echo > $out; @leave@\n:" ];
+  };
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("leave", "why"),
+    [
+        ("echo $out >$intermediates", "its intermediates refer to /"),
+        (
+            "head -c 100000 /dev/zero >$intermediates",
+            "its intermediates have 97.8KiB, more than retention.maxSize allows (10KiB)",
+        ),
+        (
+            "mkdir $intermediates; echo unusable it was Monday >$intermediates/incremental",
+            "it was Monday",
+        ),
+    ],
+)
+def test_what_cannot_be_a_base_is_told_and_costs_a_full_build(
+    trial: Trial, leave: str, why: str
+) -> None:
+    project = Project(trial)
+    project.commit("release.nix", UNFIT.replace("@leave@", leave))
+    project.declare(retention={"maxSize": "10KiB"})
+    assert trial.once()
+    project.edit(1, 5)
+    assert trial.once()
+    (first, second) = project.reasons()
+    assert first[0] == second[0] == "full"
+    assert f"its newest build left no base: {why}" in second[1]
+    assert f"it leaves no base: {why}" in told(project)
+    assert trial.conditions() == {}
