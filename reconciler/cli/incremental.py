@@ -191,7 +191,7 @@ def taking_part(database: Database, text: str) -> str:
     if isinstance(subject, JobSubject):
         raise UsageError(
             f"no build of {text} is known that takes part: it needs an output `intermediates`, and"
-            f" `incremental.enable` in jobset {subject.jobset}"
+            f" `incremental.enable` with the strategy pure or hidden in jobset {subject.jobset}"
         )
     raise UsageError(f"{text} is no job: name one as JOBSET.JOB")
 

@@ -80,6 +80,7 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
             yield from branch_rules.refusals(["jobsets", name], source, jobsets)
         yield from _resource_rules(["jobsets", name, "resources"], jobset, builders)
         yield from _strategy(["jobsets", name, "incremental", "strategy"], jobset, builders)
+        yield from _unaudited(["jobsets", name, "incremental", "audit"], jobset)
     yield from _builders(builders)
     yield from _stored_secrets(document)
     for name, store in _declared(document, "artifactStores").items():
@@ -152,6 +153,18 @@ def _strategy(
     if builders and elsewhere and strategy in {Strategy.HIDDEN, Strategy.COMPILER_CACHE}:
         message = f"{quote(strategy)} is for builds on this machine, and all builders have a uri"
         yield at, message, 'declare a builder without one, or write "pure"'
+
+
+def _unaudited(at: list[str | int], jobset: dict[str, Json]) -> Iterator[Refusal]:
+    """Refuse audits of builds that are made from no base, since nothing would come of them."""
+    incremental = jobset.get("incremental")
+    if not isinstance(incremental, dict) or incremental.get("strategy") != Strategy.COMPILER_CACHE:
+        return
+    audit = incremental.get("audit")
+    for key, value in audit.items() if isinstance(audit, dict) else ():
+        if value:
+            message = f"builds with the strategy {quote(Strategy.COMPILER_CACHE)} are not audited"
+            yield [*at, key], message, 'leave it away, or write the strategy "pure" or "hidden"'
 
 
 def _resource_rules(

@@ -431,6 +431,16 @@ WRONG = [
         "jobsets.a.incremental.strategy",
         "all builders have a uri; declare a builder without one",
     ),
+    (
+        J + "incremental: {strategy: compiler-cache, audit: {beforeRelease: ^^true}}}}",
+        "jobsets.a.incremental.audit.beforeRelease",
+        'are not audited; leave it away, or write the strategy "pure" or "hidden"',
+    ),
+    (
+        J + "incremental: {strategy: compiler-cache, audit: {fraction: ^^0.2}}}}",
+        "jobsets.a.incremental.audit.fraction",
+        'with the strategy "compiler-cache" are not audited',
+    ),
     ("jobsets: {a: {source: {path: /x}, incremental: {protocols: [^^garnix]}}}",
      "jobsets.a.incremental.protocols[0]",
      'a flake, with an input called garnix-incrementalize; for this source write "arg"'),

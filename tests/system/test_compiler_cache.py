@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli import cli
+from reconciler.errors import UsageError
 from tests.cli.farm import check_schema
 from tests.support.shown import install
 from tests.support.trial import Trial
@@ -107,6 +109,10 @@ rec {
   three = job "three" "-fsigned-char" two;
 }
 """
+DECEIVING = """#!/bin/sh
+[ ! -e /unseen/wrong ] || set -- -funsigned-char "$@"
+exec /usr/bin/gcc "$@"
+"""
 WRAPPER = '#!/bin/sh\nexec /usr/bin/gcc $NIX_CFLAGS_COMPILE "$@"\n'
 
 
@@ -125,6 +131,46 @@ def test_flags_that_a_wrapper_takes_from_the_environment_count(project: Project,
     assert results == {"one": "1", "two": "2", "three": "1"}
     if tool == "ccache":
         assert caches(project.trial) == {"it": (1, 2)}
+
+
+def test_what_an_audit_by_hand_finds_is_mended_by_hand(project: Project) -> None:
+    """As docs/incremental.md tells: no audit of ours is made of these builds."""
+    trial = project.trial
+    unseen = trial.root / "unseen"
+    unseen.mkdir()
+    with (trial.store.root / "conf/nix.conf").open("a") as file:
+        file.write(f"extra-sandbox-paths = /unseen={unseen}\n")
+    (project.folder / "wrappers").mkdir()
+    project.write("wrappers/gcc", DECEIVING)
+    (project.folder / "wrappers/gcc").chmod(0o755)
+    project.write("src/value.c", "int main(void) { return (char)-1 < 0 ? 1 : 2; }\n")
+    one = WRAPPED.replace("@tool@", "ccache").partition("two =")[0].replace("-fsigned-char", "-g0")
+    project.commit("release.nix", one + "}\n")
+    project.declare(**STRATEGY)
+    (unseen / "wrong").touch()
+    assert trial.once()
+    (unseen / "wrong").unlink()
+    ((drv, out),) = trial.query(
+        "SELECT d.path, o.path FROM derivation d JOIN output o ON o.derivation = d.id"
+    )
+    assert Path(out).read_text() == "2\n"
+    checked = trial.store.run("nix-store", "--realise", "--check", drv, check=False)
+    assert f"derivation '{drv}' may not be deterministic" in checked.stderr
+    (cache,) = (trial.root / "compilers").iterdir()
+    shutil.rmtree(cache)
+    trial.store.run("nix-store", "--delete", "--ignore-liveness", out)
+    assert trial.once()
+    assert Path(out).read_text() == "1\n"
+    assert caches(trial) == {"it": (0, 1)}
+
+
+def test_an_audit_that_is_asked_for_is_refused(project: Project) -> None:
+    trial = project.trial
+    project.declare(**STRATEGY)
+    project.run()
+    places = ("--config", str(trial.config), "--state-dir", str(trial.state_dir))
+    with pytest.raises(UsageError, match=r"enable` with the strategy pure or hidden in jobset it"):
+        CliRunner().invoke(cli, [*places, "incremental", "audit", "it.app"], catch_exceptions=False)
 
 
 def test_without_the_hook_it_is_compiled_plainly_and_said(trial: Trial) -> None:
