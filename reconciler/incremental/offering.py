@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -40,6 +41,7 @@ from reconciler.model import (
 from reconciler.nix import basic_derivation, evaluation
 from reconciler.nix import derivation as derivation_file
 from reconciler.nix.expression import Given
+from reconciler.process import ProcessTimeoutError
 from reconciler.source import LockedSource, LockedTree
 from reconciler.store import Store
 from reconciler.trust import trust_of, trusted_by
@@ -286,7 +288,7 @@ class Offering(Struct, frozen=True, kw_only=True):
         except SourceError as error:
             return [*full, *(_full(each, str(error)) for each in decided)]
         incremental.give(self.database, self.number, inputs, stored.keys(), now=time.time())
-        await self.overlays.keep_only(incremental.overlay_commits(self.database))
+        await self.overlays.keep_only(partial(incremental.overlay_commits, self.database))
         jobs, failed = await self._evaluate(source, tree)
         took = decisions.took(
             [job.drv_path for job in jobs.values()], [each.path for each in stored.values()]
@@ -338,13 +340,17 @@ class Offering(Struct, frozen=True, kw_only=True):
         """Jobs, and why there are none, by attribute path."""
         jobs: dict[str, EvaluatedJob] = {}
         failed: dict[str, str] = {}
-        rows = evaluation.evaluate(
-            await checked_out(
+        try:
+            read = await checked_out(
                 source,
                 store=self.store,
                 environment=self.environment,
                 timeout=self.jobset.evaluation.timeout,
-            ),
+            )
+        except (SourceError, ProcessTimeoutError) as error:
+            return {}, {"": str(error)}
+        rows = evaluation.evaluate(
+            read,
             self.jobset,
             environment=self.environment,
             work_dir=self.scratch,

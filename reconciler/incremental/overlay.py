@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -118,13 +118,15 @@ class Overlays:
             await self._git("update-ref", f"{REFS}{commit}", commit)
             return commit
 
-    async def keep_only(self, commits: Collection[str]) -> None:
-        """Forget all commits of ours but these."""
+    async def keep_only(self, commits: Callable[[], Collection[str]]) -> None:
+        """Forget all commits of ours but these, as they are when it is our turn: another branch may
+        have been given one meanwhile.
+        """
         async with self._turn:
             if not (self._folder / "HEAD").exists():
                 return
             listed = await self._git("for-each-ref", "--format=%(objectname)", REFS)
-            for commit in set(listed.split()) - set(commits):
+            for commit in set(listed.split()) - set(commits()):
                 await self._git("update-ref", "-d", f"{REFS}{commit}")
             # Whatever nothing refers to any more: the commits below them, too.
             await self._git("prune", "--expire=now")

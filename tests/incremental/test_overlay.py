@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -94,16 +95,33 @@ async def test_only_the_commits_asked_for_are_kept(tmp_path: Path) -> None:
     source = upstream(tmp_path / "source", release_nix=CACHE_FILE)
     folder = tmp_path / "ours"
     ours = overlays(folder)
-    await ours.keep_only([])  # nothing is there yet
+    await ours.keep_only(list)  # nothing is there yet
     commits = []
     for number in range(3):
         revision = source.commit(release_nix=f"{number}")
         commits.append(await ours.add(Origin(url=source.url, revision=revision), TEXT))
-    await ours.keep_only(commits[1:])
+    await ours.keep_only(lambda: commits[1:])
     assert git(folder, "for-each-ref", "--format=%(objectname)").split() == sorted(commits[1:])
     with pytest.raises(subprocess.CalledProcessError):
         git(folder, "cat-file", "-e", commits[0])
     assert git(folder, "fsck", "--no-dangling").strip() == ""
+
+
+async def test_what_is_recorded_while_others_tidy_up_is_kept(tmp_path: Path) -> None:
+    """Two branches of a source are evaluated at once."""
+    source = upstream(tmp_path / "source", release_nix=CACHE_FILE)
+    folder = tmp_path / "ours"
+    ours = overlays(folder)
+    on = Origin(url=source.url, revision=source.git("rev-parse", "HEAD"))
+    recorded: list[str] = []
+
+    async def evaluate() -> None:
+        recorded.append(await ours.add(on, TEXT))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(evaluate())
+        tasks.create_task(ours.keep_only(lambda: tuple(recorded)))
+    assert git(folder, "for-each-ref", "--format=%(objectname)").split() == recorded
 
 
 async def test_a_commit_that_upstream_lacks_is_an_error_with_its_reason(tmp_path: Path) -> None:

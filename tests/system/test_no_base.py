@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.support.trial import Trial
 from tests.system.test_forks import told as verb
-from tests.system.test_incremental import RELEASE, UNITS, Project
+from tests.system.test_incremental import CACHE_NIX, RELEASE, UNITS, Project
 from tests.system.test_service import Gate
 
 
@@ -93,4 +95,28 @@ def test_what_cannot_be_a_base_is_told_and_costs_a_full_build(
     assert first[0] == second[0] == "full"
     assert f"its newest build left no base: {why}" in second[1]
     assert f"it leaves no base: {why}" in told(project)
+    assert trial.conditions() == {}
+
+
+def test_a_commit_of_ours_that_cannot_be_fetched_costs_a_full_build(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(trial)
+    project.commit("release.nix", CACHE_NIX)
+    project.declare(protocols=["cache.nix"])
+    project.run()
+    programs = trial.root / "programs"
+    programs.mkdir()
+    (programs / "git").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *fetch*file://*/overlays/*) echo it is gone >&2; exit 1 ;; esac\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    (programs / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    project.edit(1, 5)
+    assert len(project.compiled()) == UNITS + 1
+    assert project.reasons()[-1][1].startswith("built in full: with a base it does not evaluate: ")
+    assert "Failed to fetch git repository" in project.reasons()[-1][1]
+    assert project.result() == "7"
     assert trial.conditions() == {}
