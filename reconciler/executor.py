@@ -281,12 +281,7 @@ class Executor:
     async def _build(self, order: attempt.Order, builder: Builder) -> None:
         began = time.time()
         refused: str | None = None
-        result = AttemptResult(
-            outcome=AttemptOutcome.CANCELLED,
-            message="stopped: nothing needs it",
-            started_at=began,
-            finished_at=began,
-        )
+        result: AttemptResult | None = None
         try:
             async with self._pool.place(builder) as place:
                 await self._fetch_base(order.mount)
@@ -303,7 +298,7 @@ class Executor:
                     attempt=order.attempt,
                     derivation=order.derivation,
                     builder=builder.name,
-                    result=result,
+                    result=_stopped(began) if result is None else result,
                     mount=order.mount,
                     refused=refused,
                 )
@@ -493,3 +488,13 @@ class Executor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self.rest(), self._store.close())
+
+
+def _stopped(began: float) -> AttemptResult:
+    """What came of an attempt that was told to end."""
+    return AttemptResult(
+        outcome=AttemptOutcome.CANCELLED,
+        message="stopped: nothing needs it",
+        started_at=began,
+        finished_at=time.time(),
+    )

@@ -191,7 +191,7 @@ class FileStore:
         try:
             return await asyncio.to_thread(work)
         except OSError as error:
-            raise CacheError(f"cache folder {self._folder} cannot be read: {error}") from error
+            raise CacheError(f"the folder {self._folder} cannot be read: {error}") from error
 
 
 def _bring_to_disk(paths: Sequence[Path]) -> None:
@@ -217,6 +217,6 @@ def _sync_file_system(descriptor: int) -> None:
 
 def _unusable(place: Path, error: OSError) -> CacheError:
     return CacheError(
-        f"cache folder: {place} cannot be written: {error.strerror}; make room, or let the user "
+        f"the folder {place} cannot be written: {error.strerror}; make room, or let the user "
         "that runs the reconciler write it, or name another folder"
     )

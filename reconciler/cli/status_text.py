@@ -18,6 +18,7 @@ from reconciler.cli.text import (
     lasting,
     one_line,
     table,
+    wrapped,
 )
 from reconciler.states import BuildState, JobsetName
 from reconciler.status import (
@@ -228,7 +229,6 @@ def _notes(found: Report, *, now: float, width: int | None) -> list[str]:
     if running or queued:
         lines.append(f"builds    {running} building, {queued} to go")
     lines.append("")
-    lines.append(
-        mark(found.verdict) + " " + cut(found.summary, None if width is None else width - 2)
-    )
+    said = found.summary if width is None else wrapped(found.summary, width=width - 2, indent="  ")
+    lines.append(f"{mark(found.verdict)} {said.lstrip()}")
     return lines

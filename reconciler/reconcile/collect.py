@@ -162,6 +162,8 @@ def _built(farm: Farm, outcome: out.Built, *, now: float) -> None:
     farm.running.pop(derivation)
     by_request = derivation in farm.cancelled
     farm.cancelled.discard(derivation)
+    if by_request and result.outcome is Outcome.CANCELLED:
+        result = replace(result, message="stopped on request: `reconciler retry` reopens it")
     withdrawn = result.outcome is Outcome.CANCELLED and not by_request
     if withdrawn and derivation not in farm.work.unwanted():
         # Stopped because nothing needed it; meanwhile something does.

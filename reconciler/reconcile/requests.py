@@ -142,6 +142,8 @@ def _cancel(farm: Farm, request: Request, *, now: float) -> str:
         if each in farm.running:
             farm.cancelled.add(each)
             farm.executor.stop_build(farm.running[each].attempt)
+    if len(live) == 1:
+        return "1 build cancelled; `reconciler retry` reopens it"
     return f"{len(live)} builds cancelled; `reconciler retry` reopens them"
 
 
@@ -152,4 +154,6 @@ def _bump(farm: Farm, request: Request, *, now: float) -> str:
     built.bump(farm.database, live, now=now)
     farm.work.bump(live)
     farm.want()
+    if len(live) == 1:
+        return "1 build, and all that it needs, goes first"
     return f"{len(live)} builds, and all that they need, go first"

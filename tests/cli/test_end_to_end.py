@@ -218,7 +218,7 @@ def test_the_daemon_hears_requests(host: Host) -> None:
         assert "is in use" not in host.run("doctor")
         assert host.run("retry", "web.bad", "--why", "again").strip() == "asked: retry web.bad"
         seen = lines_until(daemon, "FAILED bad after")
-        assert any("asked: retry web.bad (again): 1 builds" in line for line in seen), seen
+        assert any("asked: retry web.bad (again): 1 build is" in line for line in seen), seen
         refused = subprocess.run(
             host.command("gc"), env=host.environment, capture_output=True, text=True, check=False
         )

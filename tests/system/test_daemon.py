@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -163,17 +164,21 @@ def test_cancel_stops_a_build_and_retry_reopens_it(trial: Trial) -> None:
     trial.declare({"it": '{ long = job "long" "echo on; exec sleep 5151"; }'})
     with trial.running() as daemon:
         daemon.eventually(lambda: processes_with("5151"))
-        assert daemon.ask("cancel", "it.long").startswith("1 builds cancelled")
+        asked = time.time()
+        assert daemon.ask("cancel", "it.long").startswith("1 build cancelled; ")
         daemon.eventually(lambda: trial.builds() == {"long": "cancelled"})
         daemon.eventually(lambda: not processes_with("5151"))
         assert trial.attempts("long") == ["cancelled"]
+        ((message, ended),) = trial.query("SELECT message, finished_at FROM attempt")
+        assert message == "stopped on request: `reconciler retry` reopens it"
+        assert ended > asked
         # A new evaluation does not bring back what a person cancelled.
         daemon.ask("trigger", "it")
         daemon.eventually(
             lambda: [s for s, _ in trial.evaluations("it")] == ["superseded", "succeeded"]
         )
         assert trial.builds() == {"long": "cancelled"}
-        assert daemon.ask("retry", "it.long").startswith("1 builds")
+        assert daemon.ask("retry", "it.long") == "1 build is tried again"
         daemon.eventually(lambda: processes_with("5151"))
     assert processes_with("5151") == []
     assert trial.attempts("long") == ["cancelled", "interrupted"]

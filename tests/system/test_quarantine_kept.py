@@ -61,8 +61,8 @@ def test_a_killed_daemon_leaves_it_in_quarantine_until_its_time(trial: Trial) ->
     # Started anew, and having looked twice at what could be done: the build waits for nothing else.
     change(trial, "UPDATE build SET not_before = 0")
     with trial.running() as daemon:
-        assert daemon.ask("bump", "it.it").startswith("1 builds")
-        assert daemon.ask("bump", "it.it").startswith("1 builds")
+        assert daemon.ask("bump", "it.it").startswith("1 build, ")
+        assert daemon.ask("bump", "it.it").startswith("1 build, ")
         assert kept(trial) == [before]
         assert shown(trial)["conditions"] == condition
         assert trial.attempts("it") == attempts, "it is left alone"
