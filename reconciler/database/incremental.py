@@ -29,7 +29,7 @@ TRUSTED_ALIKE = (
 untrusted branch could have any base of others found bad."""
 
 
-_UNTRUSTED = (
+UNTRUSTED = (
     "c.slot IN (SELECT s.id FROM incremental_slot s JOIN jobset j ON j.id = s.jobset"
     " WHERE s.branch <> '' AND s.trust = j.name)"
 )
@@ -348,11 +348,11 @@ def _may_say(database: Database, slot: Slot, choice: BuildBase) -> bool:
     if slot.untrusted:
         other = (
             "SELECT 1 FROM build_base c WHERE c.derivation = ? AND c.canonical <> ?"
-            f" AND NOT {_UNTRUSTED} LIMIT 1"
+            f" AND NOT {UNTRUSTED} LIMIT 1"
         )
         return database.one(other, said) is None
     database.execute(
-        f"DELETE FROM build_base AS c WHERE derivation = ? AND canonical <> ? AND {_UNTRUSTED}",
+        f"DELETE FROM build_base AS c WHERE derivation = ? AND canonical <> ? AND {UNTRUSTED}",
         said,
     )
     # One under way is dropped when it ends: its number may be given to the next.

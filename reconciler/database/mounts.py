@@ -9,6 +9,7 @@ from msgspec import Struct
 from reconciler.database import due
 from reconciler.database.bases import FAILED, IN_FORCE, SUPERSEDED
 from reconciler.database.file import Database
+from reconciler.database.incremental import UNTRUSTED
 from reconciler.model import BuildState, JobsetName, StorePath
 
 _HIDDEN = "c.strategy = 'hidden' AND c.mode = 'incremental'"
@@ -34,10 +35,12 @@ class Failed(Struct, frozen=True, kw_only=True):
 
 
 def base_of(database: Database, derivation: int) -> HiddenBase | None:
-    """The base that the build of a derivation is to be shown."""
+    """The base that the build of a derivation is to be shown: of those that were chosen for it, one
+    that a trusted branch did, if there is such.
+    """
     row = database.one(
         "SELECT b.* FROM build_base c JOIN base b ON b.id = c.base"
-        f" WHERE c.derivation = ? AND {_HIDDEN} ORDER BY c.at DESC LIMIT 1",
+        f" WHERE c.derivation = ? AND {_HIDDEN} ORDER BY {UNTRUSTED}, c.at DESC, c.slot LIMIT 1",
         (derivation,),
     )
     if row is None:
@@ -48,6 +51,18 @@ def base_of(database: Database, derivation: int) -> HiddenBase | None:
     elif row["released_at"] is not None:
         gone = f"base {row['id']} was let go"
     return HiddenBase(base=row["id"], path=StorePath(row["path"]), name=row["name"], gone=gone)
+
+
+def agree(database: Database, derivation: int, base: int) -> None:
+    """Have the build of a derivation start from one base, whichever was chosen for each branch."""
+    others = f"derivation = ?1 AND {_HIDDEN} AND base <> ?2"
+    if database.one(f"SELECT 1 FROM build_base c WHERE {others} LIMIT 1", (derivation, base)):
+        with database.transaction():
+            database.execute(
+                "UPDATE build_base AS c SET base = ?2, reason = (SELECT o.reason FROM build_base o"
+                f" WHERE o.derivation = ?1 AND o.base = ?2 LIMIT 1) WHERE {others}",
+                (derivation, base),
+            )
 
 
 def is_hidden(database: Database, derivation: int) -> bool:

@@ -13,7 +13,7 @@ from reconciler.model import Builder, BuildState, Jobset, Strategy
 from reconciler.outcomes import Built
 from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause
-from reconciler.trust import is_untrusted, trust_of
+from reconciler.trust import common_trust, is_untrusted, trust_of
 
 NOT_SHOWN = "not-shown"
 
@@ -34,9 +34,12 @@ def mount_of(farm: Farm, derivation: int, builder: Builder) -> Mount | None:
         reason = f"it is built on {builder.name}, and only builds on this machine are shown a base"
     elif strategies != {Strategy.HIDDEN}:
         reason = "a jobset of another `incremental.strategy` needs it too"
+    elif len({common_trust(each) for each in jobsets}) != 1:
+        reason = "a jobset of another source needs it too, and each starts from its own bases alone"
     if reason is not None:
         _build_in_full(farm, derivation, reason)
         return None
+    mounts.agree(farm.database, derivation, found.base)
     return Mount(kind=Kind.BASE, name=found.path.rpartition("/")[2])
 
 

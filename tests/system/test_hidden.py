@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -233,7 +234,19 @@ def test_killed_at_any_moment_nothing_is_pushed_that_was_not_audited(project: Pr
 
 
 @pytest.mark.usefixtures("shown")
-def test_what_another_jobset_needs_too_is_built_in_full(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"enable": False}, "a jobset of another `incremental.strategy` needs it too"),
+        (
+            {"enable": True, "strategy": "hidden"},
+            "a jobset of another source needs it too, and each starts from its own bases alone",
+        ),
+    ],
+)
+def test_what_another_jobset_needs_too_is_built_in_full(
+    project: Project, other: dict[str, Any], why: str
+) -> None:
     project.declare(strategy="hidden")
     project.run()
     project.edit(1, 5)
@@ -241,16 +254,14 @@ def test_what_another_jobset_needs_too_is_built_in_full(project: Project) -> Non
     jobset = document["jobsets"]["it"]
     project.declare_builders(drain=True)
     project.trial.once()
-    document["jobsets"]["strict"] = {**jobset, "incremental": {"enable": False}}
+    document["jobsets"]["strict"] = {**jobset, "incremental": other}
     document["builders"]["local"]["drain"] = True
     project.trial.document(document)
     project.trial.once()
     project.declare_builders(drain=False)
     assert len(project.compiled()) == UNITS + 1
-    assert project.reasons()[-1] == (
-        "full",
-        "built in full: a jobset of another `incremental.strategy` needs it too",
-    )
+    assert ("full", f"built in full: {why}") in project.reasons()
+    assert project.reasons()[-1][0] == "full"
 
 
 @pytest.mark.usefixtures("shown")
