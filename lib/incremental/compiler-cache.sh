@@ -91,6 +91,11 @@ incremental_end_compiler_cache() {
     [ -n "$incremental_sccache" ] || return 0
     # It writes what it was asked last when the compilers have long ended.
     "$incremental_sccache" --stop-server >/dev/null 2>&1 || :
+    incremental_tries=0
+    while [ "$incremental_tries" -lt 500 ] && [ -e "/proc/$incremental_server/exe" ]; do
+        incremental_tries=$((incremental_tries + 1))
+        sleep 0.01
+    done
     # Newer ones make files that no other builder can read.
     find "$SCCACHE_DIR" -type f ! -perm -060 -exec chmod g+rw {} + 2>/dev/null || :
 }
