@@ -52,7 +52,15 @@ rec {
       {
         slot = label "slot";
         fallback = label "fallback";
-        bucket = label "bucket";
+        bucket =
+          let
+            value = arguments.bucket;
+          in
+          # What was given may hold a key, so it is not shown.
+          if value == null || (builtins.isString value && builtins.match "[0-9A-Za-z][0-9A-Za-z._@+-]*" value != null) then
+            value
+          else
+            throw "${who}: bucket must be the name of one of the daemon's artifactStores, such as \"builds\", or null; the address and the credentials are in that option alone";
         artifacts =
           let
             value = fromPreset "artifacts";

@@ -116,6 +116,8 @@ def test_every_function_has_a_section(store: PrivateStore) -> None:
     assert top == ["buildCache", "incremental", "withCaches", "withCachesFor"]
     for name in ["buildCache", *(f"incremental.{name}" for name in inner)]:
         assert name in headings
+        section = re.split(rf"^## .*\b{name}\b.*$", DOCUMENT, maxsplit=1, flags=re.MULTILINE)[1]
+        assert "\nErrors: " in section.partition("\n## ")[0], name
 
 
 def test_every_reason_is_one_that_the_script_gives() -> None:

@@ -326,6 +326,10 @@ def test_every_preset_can_be_used(store: PrivateStore, project: Project) -> None
 
 
 EPOCH = '"auto" or a time in seconds since 1970, 315532801 at the least'
+BUCKET = (
+    'bucket must be the name of one of the daemon\'s artifactStores, such as "builds", or null;'
+    " the address and the credentials are in that option alone"
+)
 LINES = "a list of strings without line breaks"
 PATHS = '"auto" or a list of paths relative to the source, such as [ "dist" ]'
 PRESETS = "one of presets (make, cmake, ninja, meson, cargo, ghc, go), for example presets.cmake"
@@ -344,6 +348,8 @@ TAKEN = "is set by incremental.derivation itself; choose another name"
         ("artifacts", '[ "../x" ]', f'artifacts must be {PATHS}, not ["../x"]'),
         ("artifacts", '[ "/x" ]', f'artifacts must be {PATHS}, not ["/x"]'),
         ("slot", "1", "slot must be a string without line breaks, or null, not 1"),
+        ("bucket", '"s3://KEY:SECRET@builds"', BUCKET),
+        ("bucket", '[ "builds" ]', BUCKET),
         ("preset", '"cmake"', f"preset must be {PRESETS}"),
         ("env", '{ PATH = "/x"; }', f"env.PATH {TAKEN}"),
         ("env", '{ incrementalBase = "x"; }', f"env.incrementalBase {TAKEN}"),
