@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from urllib.parse import parse_qsl, urlsplit
 
-from reconciler.branches import HEADS, TAGS
+from reconciler.branches import HEADS, REFS, TAGS
 from reconciler.config.tree import Json
-from reconciler.problems import quote
+from reconciler.problems import did_you_mean, quote
 
 Refusal = tuple[list[str | int], str, str]
 """Document path, message and mend."""
 
 _FLAKE = re.compile(r"git\+(https|http|ssh|git|file)://")
+_GLOB = re.compile(r"[*?\[]")
 _FIXED = ("ref", "rev")
 """Parts of a flake reference that name one commit or branch."""
 
@@ -73,10 +75,32 @@ def untrusted(at: list[str | int], patterns: Json, source: dict[str, Json]) -> I
     if not isinstance(patterns, list) or not patterns:
         return
     git = source.get("git")
-    if (git if isinstance(git, dict) else source).get("branches") is None:
+    branches = (git if isinstance(git, dict) else source).get("branches")
+    if branches is None:
         message = "the source has no branches to tell apart"
         yield at, message, "name them as branches in the source, or leave this out"
     yield from _each(at, patterns)
+    listed = branches if isinstance(branches, list) else []
+    built = [each for each in listed if isinstance(each, str) and not each.startswith("!")]
+    for index, pattern in enumerate(patterns if built else []):
+        if not isinstance(pattern, str) or pattern.startswith(("!", REFS)):
+            continue
+        if not re.search(r"\s", pattern) and not any(_may_meet(pattern, each) for each in built):
+            message = f"{quote(pattern)} fits no branch that is built"
+            yield [*at, index], message, did_you_mean(pattern, built, label="built are")
+
+
+def _may_meet(one: str, other: str) -> bool:
+    """Whether some branch may fit both patterns; False only where none does."""
+    if not _GLOB.search(one):
+        return fnmatchcase(one, other)
+    if not _GLOB.search(other):
+        return fnmatchcase(other, one)
+    begins = [_GLOB.split(each)[0] for each in (one, other)]
+    ends = [re.split(r"[*?\]]", each)[-1][::-1] for each in (one, other)]
+    return all(
+        first.startswith(second) or second.startswith(first) for first, second in (begins, ends)
+    )
 
 
 def _each(at: list[str | int], patterns: list[Json]) -> Iterator[Refusal]:

@@ -115,6 +115,8 @@ def test_untrusted_branches() -> None:
     assert web.incremental.untrusted == ("*", "!main")
     assert web.branches is not None
     assert web.branches.patterns == ("*", "refs/pull/*/head")
+    for pattern in ("release-2*", "*-next", "rel?ase-1", "*[0-9]", "release-x", "!mian", "refs/x"):
+        read(UNTRUSTED % (", branches: [main, 'release-*', 'v[0-9]']", f"['{pattern}']"))
     assert read(UNTRUSTED % ("", "[]")).jobsets[WEB].incremental.untrusted == ()
 
 
@@ -125,6 +127,14 @@ def test_untrusted_branches() -> None:
         (", branches: [a]", "[^^refs/heads/x]", "[0]", 'without refs/heads/; write "x"'),
         (", branches: [a]", "[a, ^^'!v[1']", "[1]", "matches nothing: a [ is not closed"),
         (", branches: [a]", "^^main", "", 'write it as a list: ["main"]'),
+        (
+            ", branches: [main, 'release-*']",
+            "['release-0*', ^^'relase-*']",
+            "[1]",
+            '"relase-*" fits no branch that is built; did you mean "release-*"? (built are: main',
+        ),
+        (", branches: ['release-*', '!x']", "[^^main]", "[0]", "built are: release-*"),
+        (", branches: ['*-next']", "[^^'*-old']", "[0]", "fits no branch that is built"),
         (", branches: [a]", "[^^'a b']", "[0]", "write the name of a branch, or a pattern"),
     ],
 )
