@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from reconciler.database import open_writer
 from tests.support.trial import Trial
 from tests.system.test_forks import told as verb
 from tests.system.test_incremental import CACHE_NIX, RELEASE, UNITS, Project
@@ -120,3 +123,23 @@ def test_a_commit_of_ours_that_cannot_be_fetched_costs_a_full_build(
     assert "Failed to fetch git repository" in project.reasons()[-1][1]
     assert project.result() == "7"
     assert trial.conditions() == {}
+
+
+def test_a_chain_is_no_longer_and_no_older_than_is_declared(trial: Trial) -> None:
+    project = Project(trial)
+    project.declare(chain={"maxDepth": 2, "fullEvery": "7d"})
+    compiled = []
+    for number in range(2, 7):
+        project.edit(1, number)
+        compiled.append(len(project.compiled()))
+    assert compiled == [UNITS + 1, 1, 1, UNITS + 1, 1]
+    assert [depth for _, depth, _ in project.bases()] == [2, 0, 1]
+    assert any("2 builds after a full one" in reason for _, reason in project.reasons())
+    with (
+        closing(open_writer(trial.state_dir, now=time.time())) as database,
+        database.transaction(),
+    ):
+        database.execute("UPDATE base SET full_at = full_at - 7 * 86400")
+    project.edit(1, 7)
+    assert len(project.compiled()) == UNITS + 1
+    assert "chain.fullEvery is 7d" in project.reasons()[-1][1]
