@@ -151,9 +151,10 @@ class Closed(Struct, frozen=True, kw_only=True):
     """What belongs to derivations in a cache was found."""
 
     cache: CacheName
-    derivations: tuple[int, ...]
-    paths: tuple[StorePath, ...]
-    error: str | None
+    derivations: tuple[int, ...] = ()
+    paths: tuple[StorePath, ...] = ()
+    unknown: Mapping[int, str] = field(default_factory=dict)
+    """Derivations of which it was not found, with the reason."""
     sizes: Mapping[StorePath, int] = field(default_factory=dict)
     """Bytes of their archives."""
     derivers: Mapping[StorePath, DrvPath] = field(default_factory=dict)

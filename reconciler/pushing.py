@@ -14,8 +14,8 @@ from typing import Any
 from reconciler.binary_cache import Lines, Traffic
 from reconciler.binary_cache.nars import LocalNars
 from reconciler.binary_cache.order import reference_levels
-from reconciler.binary_cache.push import push_batch
-from reconciler.errors import CacheError, NixError
+from reconciler.binary_cache.push import MAX_REFUSALS, described, push_batch
+from reconciler.errors import CacheError, ConnectionLostError, NixError
 from reconciler.model import Cache, CacheName, PathInfo, PushScope, StorePath
 from reconciler.outcomes import Closed, Pushed, Sending
 from reconciler.store import Store
@@ -35,26 +35,47 @@ async def close_over(
     upstreams: Upstreams,
 ) -> Closed:
     """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
-    wanted = {path for each in outputs.values() for path in each}
+    unknown: dict[int, str] = {}
+    infos: dict[StorePath, PathInfo] = {}
+    todo = [tuple(outputs)]
+    while todo:
+        some = todo.pop()
+        try:
+            infos |= await _closure(cache, {path for each in some for path in outputs[each]}, store)
+        except NixError as problem:
+            lost = isinstance(problem, ConnectionLostError) or len(unknown) >= MAX_REFUSALS
+            if len(some) > 1 and not lost:
+                # What Nix cannot tell of one path must keep nothing else back.
+                todo += [some[: len(some) // 2], some[len(some) // 2 :]]
+            else:
+                unknown |= dict.fromkeys(some, str(problem))
+    closed = [each for each in outputs if each not in unknown]
+    if cache.push is PushScope.JOBS:
+        wanted = dict.fromkeys(path for each in closed for path in outputs[each])
+        paths = [path for path in wanted if not excluded(cache, path)]
+    else:
+        paths = order(cache, infos, await elsewhere(cache, infos, upstreams))
     try:
-        if cache.push is PushScope.JOBS:
-            infos = await store.path_infos(tuple(wanted))
-            paths = [path for path in wanted if not excluded(cache, path)]
-        else:
-            infos = await store.closure(wanted)
-            paths = order(cache, infos, await elsewhere(cache, infos, upstreams))
         await store.protect(paths)
     except NixError as problem:
-        return Closed(cache=cache.name, derivations=tuple(outputs), paths=(), error=str(problem))
+        return Closed(cache=cache.name, unknown=dict.fromkeys(outputs, str(problem)))
     known = [infos[path] for path in paths if path in infos]
     return Closed(
         cache=cache.name,
-        derivations=tuple(outputs),
+        derivations=tuple(closed),
         paths=tuple(paths),
-        error=None,
+        unknown=unknown,
         sizes={info.path: info.nar_size for info in known},
         derivers={info.path: info.deriver for info in known if info.deriver is not None},
     )
+
+
+async def _closure(
+    cache: Cache, paths: Collection[StorePath], store: Store
+) -> dict[StorePath, PathInfo]:
+    if cache.push is PushScope.JOBS:
+        return await store.path_infos(tuple(paths))
+    return await store.closure(paths)
 
 
 def order(
@@ -174,7 +195,7 @@ async def _references_elsewhere(
     """References of the paths that readers of the cache get from its upstreams."""
     if not cache.upstreams:
         return frozenset()
-    infos = await store.path_infos(tuple(paths))
+    infos, _ = await described(store.path_infos, tuple(paths))
     references = {path for info in infos.values() for path in info.references}
     return await from_upstreams(cache, references.difference(paths), store, upstreams)
 
@@ -188,7 +209,7 @@ async def from_upstreams(
     if not cache.upstreams:
         return frozenset()
     asked = tuple(paths)
-    known = await store.path_infos(asked)
+    known, _ = await described(store.path_infos, asked)
     return await upstreams.having(
         cache, {path: known[path].signatures if path in known else () for path in asked}
     )

@@ -11,7 +11,12 @@ from reconciler.binary_cache.interface import PushReport
 from reconciler.binary_cache.lines import Lines
 from reconciler.binary_cache.nars import Nars
 from reconciler.binary_cache.traffic import Traffic
+from reconciler.errors import ConnectionLostError, NixError
 from reconciler.model import Cache, PathInfo, StorePath
+
+MAX_REFUSALS = 8
+"""Paths, or derivations, of which the store may refuse to tell, each at the cost of some questions,
+before that is taken for the store's fault."""
 
 PathInfosOf = Callable[[Sequence[StorePath]], Awaitable[Mapping[StorePath, PathInfo]]]
 
@@ -38,8 +43,8 @@ async def push_batch(
     async with open_cache(cache, store_dir=store_dir, traffic=traffic, lines=lines) as opened:
         absent = await opened.missing({*paths, *further})
         missing = absent.intersection(paths) | set(replace)
-        infos = await path_infos(tuple(missing))
-        gone = missing - infos.keys()
+        infos, refused = await described(path_infos, tuple(missing))
+        gone = missing - infos.keys() - refused.keys()
         report = await opened.push(
             [*infos.values()], nars, elsewhere=elsewhere, replace=replace, absent=absent
         )
@@ -49,4 +54,28 @@ async def push_batch(
         sent={**there, **report.sent},
         found=tuple(path for path in further if path not in absent),
         gone=(*gone, *report.gone),
+        failed={**refused, **report.failed},
     )
+
+
+async def described(
+    path_infos: PathInfosOf, paths: Sequence[StorePath]
+) -> tuple[Mapping[StorePath, PathInfo], Mapping[StorePath, str]]:
+    """What the store says of paths; and of those that it refuses to describe (Nix does where its
+    database has nonsense of one), why. NixError where that is no matter of a few of them.
+    """
+    infos: dict[StorePath, PathInfo] = {}
+    refused: dict[StorePath, str] = {}
+    todo = [paths]
+    while todo:
+        some = todo.pop()
+        try:
+            infos |= await path_infos(some)
+        except NixError as error:
+            if isinstance(error, ConnectionLostError) or len(refused) >= MAX_REFUSALS:
+                raise
+            if len(some) == 1:
+                refused[some[0]] = str(error)
+            else:
+                todo += [some[: len(some) // 2], some[len(some) // 2 :]]
+    return infos, refused

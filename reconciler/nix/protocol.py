@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from sys import intern
 
 from msgspec import Struct, field, structs
 
@@ -306,7 +307,8 @@ async def read_path_info(reader: Reader, path: StorePath) -> PathInfo:
     """What follows the path itself in a path's information."""
     deriver = await read_optional_path(reader)
     nar_hash = _hash(await reader.text())
-    references = tuple(sorted(await read_paths(reader)))
+    # In a large closure most are named many times.
+    references = tuple(sorted(StorePath(intern(path)) for path in await read_paths(reader)))
     registered_at = await reader.word()
     nar_size = await reader.word()
     ultimate = await reader.word() != 0

@@ -285,18 +285,20 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         farm.database, name, now=now, batch=PUSH_BATCH, batch_size=PUSH_BATCH_SIZE
     )
     beside = companions.due(farm.database, name, now=now, batch=BESIDE_BATCH)
-    dues = [each for each in (queue.next_due_at, beside.next_at) if each is not None]
-    closing = farm.closing.get(name, set())
+    closing, unclosed = farm.closing.get(name, set()), farm.unclosed.get(name, {})
+    unqueued = farm.unqueued.get(name, set()) - closing - farm.away.keys() - farm.held
+    untold = {each: unclosed[each] for each in unqueued & unclosed.keys()}
+    put_off = {each: away.not_before for each, away in untold.items() if away.not_before > now}
+    told = (queue.next_due_at, beside.next_at, *put_off.values())
+    dues = [each for each in told if each is not None]
     looked = inspected.looked(farm.database, name)
     usable = ("cache", name, KEYLESS) not in farm.faults
     return ObservedCache(
         due=queue.due if usable else (),
         further=_further(farm, name, queue.due, now=now) if usable else (),
         next_due_at=min(dues, default=None),
-        failures=max(queue.failures, beside.failures),
-        unqueued=tuple(
-            sorted(farm.unqueued.get(name, set()) - closing - farm.away.keys() - farm.held)
-        ),
+        failures=max(queue.failures, beside.failures, *(each.failures for each in untold.values())),
+        unqueued=tuple(sorted(unqueued - put_off.keys())),
         busy=name in farm.pushing,
         beside=beside.names if usable else (),
         accompanying=name in farm.accompanying,

@@ -255,12 +255,21 @@ def _pause(backoff: float, *, failures: int) -> float:
 
 
 def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
-    farm.closing.get(outcome.cache, set()).difference_update(outcome.derivations)
-    if outcome.error is not None:
-        farm.fault("cache", outcome.cache, "closure-unknown", outcome.error)
-        farm.unqueued.setdefault(outcome.cache, set()).update(outcome.derivations)
+    closing = farm.closing.get(outcome.cache, set())
+    closing -= {*outcome.derivations, *outcome.unknown}
+    unclosed = farm.unclosed.setdefault(outcome.cache, {})
+    for derivation in outcome.derivations:
+        unclosed.pop(derivation, None)
+    for derivation, why in outcome.unknown.items():
+        each = unclosed.setdefault(derivation, Away())
+        each.error = why
+        each.failures += 1
+        each.not_before = now + _pause(PUSH_BACKOFF, failures=each.failures - 1)
+    farm.unqueued.setdefault(outcome.cache, set()).update(outcome.unknown)
+    error = next((each.error for each in unclosed.values()), None)
+    farm.fault("cache", outcome.cache, "closure-unknown", error)
+    if not outcome.derivations:
         return
-    farm.fault("cache", outcome.cache, "closure-unknown", None)
     if not farm.held.isdisjoint(outcome.derivations):
         # An audit has found something out meanwhile: once more, without them.
         farm.unqueued.setdefault(outcome.cache, set()).update(outcome.derivations)

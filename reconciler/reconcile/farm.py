@@ -129,6 +129,9 @@ class Farm(Struct):
     deleted; of what went well the database knows."""
     unqueued: dict[CacheName, set[int]] = field(default_factory=dict)
     """Derivations whose outputs are to be put on a cache's queue."""
+    unclosed: dict[CacheName, dict[int, Away]] = field(default_factory=dict)
+    """Those of them of which the store did not tell what belongs there, and when it is asked again.
+    """
     closing: dict[CacheName, set[int]] = field(default_factory=dict)
     """Those of which it is being found out what belongs to them."""
     away: dict[int, Away] = field(default_factory=dict)
@@ -419,7 +422,7 @@ class Farm(Struct):
 
     def look_for_pushes(self) -> None:
         """Find everything that exists and belongs in a cache but is not on its queue."""
-        self.unqueued = {}
+        self.unqueued, self.unclosed = {}, {}
         for jobset in self.desired.jobsets.values():
             for cache in self.caches_of([jobset.name]):
                 find = (

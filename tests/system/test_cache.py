@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,32 @@ def test_what_existed_before_the_cache_was_declared_is_pushed(trial: Trial) -> N
     assert trial.once()
     assert cached(trial) == {"base", "left", "right", "top"}
     assert trial.value("SELECT count(*) FROM attempt") == 4
+
+
+def test_what_nix_cannot_tell_of_one_path_keeps_nothing_else_back(trial: Trial) -> None:
+    keys(trial)
+    trial.declare({"it": DIAMOND})
+    assert trial.once()
+    left = str(trial.output("left"))
+    whole = tell(trial, left, "x")
+    declare(trial, DIAMOND)
+    assert trial.once()  # it is asked again a few times, not for ever
+    trial.settled = False
+    assert cached(trial) == {"base", "right", "top"}
+    assert left in trial.conditions()["cache", "main", "closure-unknown"]
+    tell(trial, left, whole)
+    assert trial.once()
+    assert cached(trial) == {"base", "left", "right", "top"}
+    assert not trial.conditions()
+
+
+def tell(trial: Trial, path: str, hash_: str) -> str:
+    """Have Nix's database say that a path has this hash; what it said before."""
+    database = sqlite3.connect(trial.store.root / "state/db/db.sqlite")
+    with closing(database), database:
+        before = database.execute("SELECT hash FROM ValidPaths WHERE path = ?", (path,)).fetchone()
+        database.execute("UPDATE ValidPaths SET hash = ? WHERE path = ?", (hash_, path))
+    return str(before[0])
 
 
 def test_a_path_collected_before_its_push_is_dropped_with_a_note(trial: Trial) -> None:

@@ -1,0 +1,101 @@
+"""What Nix cannot tell of some paths, while they belong in a cache."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from reconciler.binary_cache.push import MAX_REFUSALS
+from reconciler.model import PathInfo, PushScope, StorePath
+from reconciler.nix import local_endpoint
+from reconciler.nix.endpoint import CommandEndpoint
+from reconciler.pushing import close_over, push
+from reconciler.store import Store
+from reconciler.upstreams import Upstreams
+from tests.binary_cache.support import add_files, build_chain, declare
+from tests.support.private_store import PrivateStore
+
+
+@pytest.fixture
+async def asked(store: PrivateStore) -> AsyncIterator[Store]:
+    made = Store(local_endpoint({**os.environ, **store.environment}), store.root / "roots")
+    yield made
+    await made.close()
+
+
+def spoil(store: PrivateStore, *paths: StorePath) -> None:
+    """Have Nix's database say nonsense of paths, which it then refuses to describe."""
+    with sqlite3.connect(store.root / "state/db/db.sqlite") as database:
+        for path in paths:
+            done = database.execute("UPDATE ValidPaths SET hash = 'x' WHERE path = ?", (path,))
+            assert done.rowcount == 1
+    database.close()
+
+
+@pytest.mark.parametrize("scope", [PushScope.JOBS, PushScope.REQUISITES])
+async def test_what_belongs_to_others_is_found_beside_a_path_that_nix_refuses(
+    store: PrivateStore, asked: Store, scope: PushScope
+) -> None:
+    files, (base, middle, top) = add_files(store, 5), build_chain(store)
+    spoil(store, middle)
+    outputs = {number: [path] for number, path in enumerate([*files, base, middle, top])}
+    cache = replace(declare(store.root / "cache"), push=scope)
+    found = await close_over(cache, outputs, asked, Upstreams(None))
+    refused = {6} if scope is PushScope.JOBS else {6, 7}
+    assert found.unknown.keys() == refused
+    assert all(str(middle) in why for why in found.unknown.values())
+    assert {*found.derivations} == outputs.keys() - refused
+    assert {*found.paths} == {path for number in found.derivations for path in outputs[number]}
+
+
+async def test_a_path_that_nix_refuses_keeps_no_other_of_its_batch_back(
+    store: PrivateStore, asked: Store
+) -> None:
+    paths = add_files(store, 20)
+    spoil(store, paths[3], paths[11])
+    cache = declare(store.root / "cache")
+    done = await push(cache, paths, asked, upstreams=Upstreams(None))
+    assert done.unusable is None
+    assert done.failed.keys() == {paths[3], paths[11]}
+    assert str(paths[3]) in done.failed[paths[3]]
+    assert done.sent.keys() == {*paths} - done.failed.keys()
+    assert not done.gone
+
+
+async def test_where_nix_refuses_everything_it_is_not_asked_for_each(
+    store: PrivateStore, asked: Store
+) -> None:
+    paths = add_files(store, 100)
+    spoil(store, *paths)
+    questions: list[int] = []
+    ask = asked.path_infos
+
+    class Counting(Store):
+        async def path_infos(self, paths: Sequence[StorePath]) -> dict[StorePath, PathInfo]:
+            questions.append(len(paths))
+            return await ask(paths)
+
+    counting = Counting(asked.endpoint, store.root / "roots")
+    cache = declare(store.root / "cache")
+    done = await push(cache, paths, counting, upstreams=Upstreams(None))
+    assert done.unusable is not None
+    assert done.failed.keys() == {*paths}
+    found = await close_over(
+        cache, {n: [path] for n, path in enumerate(paths)}, counting, Upstreams(None)
+    )
+    assert found.unknown.keys() == {*range(100)}
+    assert not found.paths
+    assert len(questions) < 2 * (4 * MAX_REFUSALS + 16)
+
+
+async def test_a_daemon_that_is_not_there_is_asked_once(store: PrivateStore) -> None:
+    gone = Store(CommandEndpoint(argv=("/nowhere/nix-daemon",)), store.root / "roots")
+    paths = add_files(store, 3)
+    outputs = {number: [path] for number, path in enumerate(paths)}
+    found = await close_over(declare(store.root / "cache"), outputs, gone, Upstreams(None))
+    assert found.unknown.keys() == outputs.keys()
+    assert not found.derivations
