@@ -34,14 +34,15 @@ incremental_compiler_cache() {
 
 # A server of this build alone, in a network of its own. What cannot reach it compiles by itself.
 incremental_start_sccache() {
-    # A folder of its own: sccache takes any file below for one of its own, and removes the oldest.
-    export SCCACHE_DIR="$incremental_cache/sccache" SCCACHE_CACHE_SIZE="$compilerCacheSize"
+    # A folder of its own: sccache takes any file below for one of its own, and removes the oldest. One for each user:
+    # it sets the time of what it takes, which only the owner may, and takes nothing where it cannot.
+    export SCCACHE_DIR="$incremental_cache/sccache/$(incremental_user)" SCCACHE_CACHE_SIZE="$compilerCacheSize"
     export SCCACHE_IDLE_TIMEOUT=0 SCCACHE_IGNORE_SERVER_IO_ERROR=1 SCCACHE_SERVER_PORT=4226
     unset SCCACHE_SERVER_UDS
     ! incremental_is_served || return 1
     # Not `--start-server`: that of 0.4 at times loses its server, for which it waits 10 seconds. Nor as a daemon,
-    # whose files would be of its own umask, and nothing that other builders can write. No child of this shell's
-    # either, or `wait` would wait for it.
+    # whose folders would be of its own umask: other users make theirs beside, and the group removes them. No child of
+    # this shell's either, or `wait` would wait for it.
     incremental_server=$(
         (
             umask 007
@@ -56,6 +57,17 @@ incremental_start_sccache() {
         sleep 0.01
     done
     incremental_sccache=$incremental_program
+}
+
+# The number of the user who builds, as it is outside of the sandbox, where all have the same.
+incremental_user() {
+    incremental_inside=$(id -u)
+    while read -r incremental_first incremental_outside incremental_count; do
+        if [ "$incremental_inside" -ge "$incremental_first" ] \
+            && [ "$((incremental_inside - incremental_first))" -lt "$incremental_count" ]; then
+            echo "$((incremental_outside + incremental_inside - incremental_first))"
+        fi
+    done </proc/self/uid_map
 }
 
 # Whether something listens at port 4226 of this network.
@@ -96,8 +108,6 @@ incremental_end_compiler_cache() {
         incremental_tries=$((incremental_tries + 1))
         sleep 0.01
     done
-    # Newer ones make files that no other builder can read.
-    find "$SCCACHE_DIR" -type f ! -perm -060 -exec chmod g+rw {} + 2>/dev/null || :
 }
 
 incremental_compiler_cache
