@@ -440,11 +440,14 @@ def judge_builder(facts: BuilderFacts) -> BuilderStatus:
 
 
 def _summary(verdict: Verdict, facts: Facts, jobsets: Iterable[JobsetStatus]) -> str:
-    """One line."""
+    """One line. What is held is no part of the verdict, and only counted."""
     totals: dict[JobState, int] = {}
-    names = 0
+    names = left_out = 0
     for each in jobsets:
         if each.facts.removed_at is None and each.facts.patterns is None:
+            if held(each.facts):
+                left_out += 1
+                continue
             names += 1
             for state, count in each.facts.jobs.items():
                 totals[state] = totals.get(state, 0) + count
@@ -452,6 +455,8 @@ def _summary(verdict: Verdict, facts: Facts, jobsets: Iterable[JobsetStatus]) ->
     open_pushes = sum(each.open for each in facts.caches if each.removed_at is None)
     if open_pushes:
         parts.append(f"· {counted(open_pushes, 'path')} to push")
+    if left_out:
+        parts.append(f"· {counted(left_out, 'jobset')} suspended or disabled")
     if facts.daemon is None and verdict is Verdict.IN_PROGRESS:
         parts.append("· the daemon is not running")
     return " ".join(parts)

@@ -233,6 +233,13 @@ def test_the_summary() -> None:
     )
 
 
+def test_the_summary_leaves_out_what_is_held() -> None:
+    resting = replace(QUEUED, enabled=False)
+    found = report(replace(FACTS, jobsets=(*FACTS.jobsets, resting)))
+    assert found.verdict is Verdict.IN_SYNC
+    assert found.summary == "in sync: 1 jobset, 2 jobs succeeded · 1 jobset suspended or disabled"
+
+
 def test_counts_in_words() -> None:
     assert count_jobs({}) == "no jobs"
     assert count_jobs({JobState.SUCCEEDED: 1}) == "1 job succeeded"

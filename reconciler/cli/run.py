@@ -17,7 +17,7 @@ from reconciler.cli.status_text import mark
 from reconciler.cli.text import columns, lasting, on_terminal, wrapped
 from reconciler.errors import UsageError
 from reconciler.quantities import QuantityError, duration
-from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs, held
+from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs, counted, held
 
 
 @verb(
@@ -95,13 +95,17 @@ def run(*, once: bool, stop_after: str) -> None:
 def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
     """One paragraph."""
     totals: dict[JobState, int] = {}
-    counted_jobsets = 0
+    counted_jobsets = left_out = 0
     for each in report.jobsets:
-        if each.facts.removed_at is None and not held(each.facts):
-            counted_jobsets += each.facts.patterns is None
-            for state, number in each.facts.jobs.items():
-                totals[state] = totals.get(state, 0) + number
-    told = [f"{counted_jobsets} jobset{'s' * (counted_jobsets != 1)}: {count_jobs(totals)}"]
+        if held(each.facts):
+            left_out += each.facts.removed_at is None and each.facts.patterns is None
+            continue
+        counted_jobsets += each.facts.patterns is None
+        for state, number in each.facts.jobs.items():
+            totals[state] = totals.get(state, 0) + number
+    told = [f"{counted(counted_jobsets, 'jobset')}: {count_jobs(totals)}"]
+    if left_out:
+        told.append(f"{counted(left_out, 'jobset')} suspended or disabled")
     told += [
         f"cache {each.facts.name} {'is ' if each.summary == 'in sync' else ''}{each.summary}"
         for each in report.caches
