@@ -74,7 +74,9 @@ def due(
         "SELECT b.id, j.name AS jobset, s.system, coalesce(b.shared_slot, s.job) AS slot"
         " FROM base b JOIN incremental_slot s ON s.id = b.slot JOIN jobset j ON j.id = s.jobset"
         " WHERE b.bucket = ? AND b.released_at IS NULL AND b.quarantined_at IS NULL"
-        " AND b.fetched_from IS NULL AND (b.depth = 0 OR b.audited_at IS NOT NULL"
+        # What was not trusted when it was left never is.
+        " AND b.fetched_from IS NULL AND (s.branch = '' OR s.trust <> j.name)"
+        " AND (b.depth = 0 OR b.audited_at IS NOT NULL"
         "  OR j.name NOT IN (SELECT value FROM json_each(?)))"
         " ORDER BY b.created_at DESC, b.id DESC",
         (bucket, json.dumps(list(audited))),

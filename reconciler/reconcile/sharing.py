@@ -51,13 +51,15 @@ def look(farm: Farm, *, now: float) -> None:
 def writers(farm: Farm) -> dict[JobsetName, int]:
     """How many bases of each slot are to be shared, of the jobsets that may write.
 
-    What is there serves everybody: an untrusted branch, whose expressions say under which name,
-    writes nothing.
+    What is there serves everybody: of an untrusted branch, whose expressions say under which name,
+    nothing is there, nor stays that it put there while it was trusted.
     """
     return {
-        jobset.name: jobset.incremental.per_slot
+        jobset.name: 0
+        if is_untrusted(jobset.incremental, jobset.branch)
+        else jobset.incremental.per_slot
         for jobset in farm.incremental_jobsets()
-        if jobset.incremental.share_write and not is_untrusted(jobset.incremental, jobset.branch)
+        if jobset.incremental.share_write
     }
 
 

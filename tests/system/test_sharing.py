@@ -221,7 +221,13 @@ def test_an_untrusted_branch_reads_and_does_not_write(farms: Farms) -> None:
     assert farms.sharers() == ["it"]
     farms.share()
     farms.run()
+    assert farms.sharers() == ["it"], "what was not trusted when it was left never is"
+    farms.edit(1, 6)
+    farms.run()
     assert farms.sharers() == ["it", "it@fork"]
+    farms.share(untrusted=["fork"])
+    farms.run()
+    assert farms.sharers() == ["it"]
 
 
 def test_what_a_fork_asked_for_serves_nobody_else(farms: Farms) -> None:
