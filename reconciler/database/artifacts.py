@@ -71,22 +71,19 @@ def due(
     those that want builds `audited` first, nothing goes there before.
     """
     rows = database.query(
-        "SELECT b.id, j.name AS jobset, s.system, coalesce(b.shared_slot, s.job) AS slot"
-        " FROM base b JOIN incremental_slot s ON s.id = b.slot JOIN jobset j ON j.id = s.jobset"
+        "SELECT b.id, j.name AS jobset, s.system, coalesce(b.shared_slot, s.job) AS slot,"
+        " EXISTS (SELECT 1 FROM artifact a WHERE a.base = b.id AND a.url = ?) AS known"
+        " FROM base b INDEXED BY base_shared JOIN incremental_slot s ON s.id = b.slot"
+        " JOIN jobset j ON j.id = s.jobset"
         " WHERE b.bucket = ? AND b.released_at IS NULL AND b.quarantined_at IS NULL"
         # What was not trusted when it was left never is.
         " AND b.fetched_from IS NULL AND (s.branch = '' OR s.trust <> j.name)"
         " AND (b.depth = 0 OR b.audited_at IS NOT NULL"
         "  OR j.name NOT IN (SELECT value FROM json_each(?)))"
         " ORDER BY b.created_at DESC, b.id DESC",
-        (bucket, json.dumps(list(audited))),
+        (url, bucket, json.dumps(list(audited))),
     )
-    known = {
-        row[0]
-        for row in database.query(
-            "SELECT base FROM artifact WHERE url = ? AND base IS NOT NULL", (url,)
-        )
-    }
+    known = {row["id"] for row in rows if row["known"]}
     newest = _newest(((row["jobset"], row["system"], row["slot"], row["id"]) for row in rows), keep)
     wanted = [each for each in newest if each not in known]
     return Due(
@@ -157,7 +154,7 @@ def undeclared(database: Database, declared: Collection[str]) -> dict[JobsetName
     """
     found: dict[JobsetName, dict[str, str]] = {}
     for row in database.query(
-        "SELECT j.name, b.bucket, min(s.job) AS job FROM base b"
+        "SELECT j.name, b.bucket, min(s.job) AS job FROM base b INDEXED BY base_shared"
         " JOIN incremental_slot s ON s.id = b.slot JOIN jobset j ON j.id = s.jobset"
         " WHERE b.bucket IS NOT NULL AND b.released_at IS NULL GROUP BY j.name, b.bucket"
     ):

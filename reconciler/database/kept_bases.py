@@ -85,9 +85,12 @@ def unneeded(database: Database, desired: Desired) -> dict[int, str]:
 def _used(database: Database) -> frozenset[int]:
     """What evaluations were given that go on, or whose builds do."""
     rows = database.query(
-        "SELECT DISTINCT eb.base FROM evaluation_base eb JOIN evaluation e ON e.id = eb.evaluation"
-        " WHERE e.state IN ('pending', 'running') OR EXISTS (SELECT 1 FROM job"
-        " JOIN build ON build.derivation = job.derivation WHERE job.evaluation = e.id"
+        # From the builds on that have not ended, or all jobs of all evaluations would be read.
+        "SELECT DISTINCT base FROM evaluation_base WHERE evaluation IN (SELECT id FROM evaluation"
+        " WHERE state IN ('pending', 'running') UNION SELECT job.evaluation"
+        " FROM build INDEXED BY build_not_good CROSS JOIN job ON job.derivation = build.derivation"
+        # The first condition is the partial index's.
+        " WHERE build.state NOT IN ('succeeded', 'substituted')"
         " AND build.state IN ('queued', 'building'))"
     )
     return frozenset(row[0] for row in rows)

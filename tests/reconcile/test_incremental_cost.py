@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reconciler import config, reconcile
-from reconciler.database import Database, audits, bases, built, declared, open_memory
+from reconciler.database import Database, audits, bases, built, declared, kept_bases, open_memory
 from reconciler.model import BuildState, CacheName, JobsetName, Outcome
 from reconciler.places import Places
 from reconciler.reconcile.farm import KEYLESS, Farm
@@ -63,7 +63,6 @@ def recorded(
         )
         farm.tidied = desired.digest
         farm.faults["cache", MAIN, KEYLESS] = "its key is missing"
-        farm.faults["artifact-store", "builds", KEYLESS] = "its credentials are missing"
         strategy = document["jobsets"]["it"]["incremental"]["strategy"]
         history = Recorded(
             database=database,
@@ -71,6 +70,7 @@ def recorded(
             jobs=jobs,
             hidden=strategy == "hidden",
             cache=MAIN,
+            store=desired.artifact_stores["builds"],
         )
         for number in range(evaluations):
             last = number == evaluations - 1
@@ -110,7 +110,7 @@ def counted(database: Database) -> Iterator[Counter[str]]:
 def costs(
     folder: Path, *, jobs: int, evaluations: int, **given: Any
 ) -> tuple[Counter[str], Counter[str]]:
-    """Of a tick in which nothing is new, and of one after a build, with what records that."""
+    """Of a tick in which nothing is new, and of ticks after a build, with what records that."""
     given_document = document(**given)
     with recorded(given_document, folder, jobs=jobs, evaluations=evaluations) as (farm, history):
         database = farm.database
@@ -149,6 +149,20 @@ def test_a_tick_does_not_grow_with_the_jobs_in_force(tmp_path: Path) -> None:
     many = costs(tmp_path, jobs=501, evaluations=3)
     for before, after in zip(few, many, strict=True):
         assert grown(before, after) == {}
+
+
+def test_what_is_to_be_let_go_or_shared_is_found_without_history(tmp_path: Path) -> None:
+    """And what is to be shared: after each build that left something, of all that is kept."""
+    found = []
+    for evaluations in (10, 50):
+        with recorded(document(), tmp_path, jobs=30, evaluations=evaluations) as (farm, history):
+            with counted(farm.database) as steps:
+                assert kept_bases.unneeded(farm.database, farm.desired) == {}
+                farm.share_due = True
+                reconcile.tick(farm, now=history.now)
+            assert not farm.share_due
+            found.append(steps)
+    assert grown(*found) == {}
 
 
 def grown(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from reconciler.database import Database, observe
+from reconciler.bases import is_sampled
+from reconciler.database import Database, audits, bases, due, kept_bases, mounts, observe
 from reconciler.graph import Graph
 from reconciler.model import BuildState, EvaluationState, PushState
 from reconciler.reconcile.farm import AuditStage, Farm
@@ -186,6 +187,80 @@ def check_memory(farm: Farm) -> None:
         assert facts == (build.failures, build.bumped, build.path), f"{build.name}: {facts}"
     assert {build.id for build in farm.work.builds.values()} == {n.id for n in graph.nodes}
     _check_ready(graph)
+    _check_vouched(farm.database)
+    if farm.incremental_jobsets():
+        _check_due(farm)
+
+
+def _check_vouched(database: Database) -> None:
+    """Of a build is vouched for what its audit found right, and nothing else."""
+    wrong = database.query(
+        "SELECT derivation, vouched FROM build_base c WHERE vouched <> EXISTS"
+        " (SELECT 1 FROM audit a WHERE a.derivation = c.derivation AND a.state = 'same')"
+    )
+    assert _names(wrong) == []
+
+
+def _check_due(farm: Farm) -> None:
+    """Whatever of incremental builds is to be seen to was seen to by the tick, or is due."""
+    database = farm.database
+    waiting = {row[0] for row in database.query("SELECT derivation FROM incremental_due")}
+    waiting_bases = {row[0] for row in database.query("SELECT base FROM incremental_due")}
+    connection = database.connection
+    connection.execute("BEGIN")
+    try:
+        due.everything(database)
+        found = _to_see_to(farm)
+        unqueued = _unqueued(farm)
+        suspects = bases.suspects(database)
+    finally:
+        connection.rollback()
+    assert not {each for each in found if each[1] not in waiting}
+    assert waiting or not suspects, suspects
+    assert waiting_bases - {None} or not unqueued, unqueued
+
+
+def _to_see_to(farm: Farm) -> set[tuple[str, int]]:
+    database, jobsets = farm.database, farm.desired.jobsets
+    enabled = {each.name: each.incremental for each in farm.incremental_jobsets()}
+    found = {
+        ("left", each.derivation)
+        for each in bases.left(database)
+        if each.slot.jobset in enabled and each.derivation not in farm.keeping
+    }
+    found |= {
+        ("fallen", each.derivation)
+        for each in bases.fallen(database)
+        if (each.jobset, each.derivation) not in farm.fallen
+    }
+    found |= {
+        ("failed", each.derivation)
+        for each in mounts.failed(database)
+        if all(jobsets[name].incremental.retry_clean for name in each.jobsets & jobsets.keys())
+    }
+    return found | {
+        ("unaudited", each.derivation)
+        for each in audits.unaudited(database)
+        if each.jobset in enabled
+        and (
+            enabled[each.jobset].audit_before_release
+            or is_sampled(each.path, enabled[each.jobset].audit_fraction)
+        )
+    }
+
+
+def _unqueued(farm: Farm) -> list[str]:
+    """What builds left and no cache is to get, although nothing stands in its way."""
+    free = [
+        each for each in farm.incremental_jobsets() if not each.incremental.audit_before_release
+    ]
+    return [
+        path
+        for cache in farm.desired.caches
+        for path in kept_bases.unqueued(
+            farm.database, cache, [each.name for each in free if cache in each.caches], audited=()
+        )
+    ]
 
 
 def _below(stored: dict[int, LiveBuild], roots: set[int]) -> set[int]:

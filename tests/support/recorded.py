@@ -8,6 +8,7 @@ from itertools import count
 from reconciler.bases import INTERMEDIATES, Fingerprint, Trust
 from reconciler.database import (
     Database,
+    artifacts,
     bases,
     built,
     evaluated,
@@ -16,9 +17,11 @@ from reconciler.database import (
     kept_bases,
     pushed,
 )
+from reconciler.database.artifacts import Due
 from reconciler.database.incremental import BuildBase, NewBase, Slot
 from reconciler.database.pushed import PushChange
 from reconciler.model import (
+    ArtifactStore,
     AttemptResult,
     BuilderName,
     BuildState,
@@ -47,7 +50,7 @@ class Recorded:
     jobs: int
     hidden: bool = False
     cache: CacheName | None = None
-    shared_in: str | None = None
+    store: ArtifactStore | None = None
     newest: dict[int, int] = field(default_factory=dict)
     """The base that each job left last."""
     now: float = 1000.0
@@ -69,6 +72,7 @@ class Recorded:
         )
         with self.database.transaction():
             evaluated.start_evaluation(self.database, number, now=self.now)
+            incremental.give(self.database, number, (), self.newest.values(), now=self.now)
             made = [self._queue(number, job) for job in range(self.jobs)]
             evaluated.end_evaluation(self.database, number, error=None, now=self.now)
             for job, derivation in enumerate(made):
@@ -84,6 +88,21 @@ class Recorded:
         """As the reconciler does after each."""
         found = kept_bases.superfluous(self.database, self.jobset.name, self.jobset.incremental)
         incremental.release(self.database, found, cause="newer ones are kept", now=self.now)
+        if self.store is not None:
+            self._share(self.store)
+
+    def _share(self, store: ArtifactStore) -> None:
+        """Have there what is to be, and nothing else."""
+        keep = {self.jobset.name: self.jobset.incremental.per_slot}
+        while (due := artifacts.due(self.database, store.name, store.url, keep)) != Due():
+            artifacts.record(
+                self.database,
+                store.url,
+                shared={str(each.base.id): each for each in due.share},
+                gone={},
+                withdrawn=due.withdraw,
+                now=self.now,
+            )
 
     def slot(self, job: int) -> Slot:
         name = self.jobset.name
@@ -202,7 +221,7 @@ class Recorded:
             built=facts.path,
             revision=None,
             parent=facts.base,
-            bucket=self.shared_in,
+            bucket=None if self.store is None else self.store.name,
         )
         self.newest[job] = incremental.add_base(self.database, self.slot(job), new, now=self.now)
 

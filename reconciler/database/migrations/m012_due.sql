@@ -87,6 +87,8 @@ CREATE INDEX build_base_hidden ON build_base(vouched)
 -- What is wrong, and what is kept.
 CREATE INDEX base_wrong ON base(quarantined_at) WHERE quarantined_at IS NOT NULL;
 CREATE INDEX base_kept ON base(slot) WHERE released_at IS NULL;
+CREATE INDEX base_shared ON base(bucket) WHERE bucket IS NOT NULL AND released_at IS NULL;
+CREATE INDEX artifact_shared ON artifact(url, created_at) WHERE state = 'shared';
 CREATE INDEX audit_different ON audit(derivation) WHERE state = 'different';
 CREATE INDEX audit_failed ON audit(derivation) WHERE state = 'failed';
 CREATE INDEX evaluation_in_force ON evaluation(state) WHERE state IN ('running', 'succeeded');
