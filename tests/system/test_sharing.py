@@ -418,4 +418,4 @@ def test_a_store_that_cannot_be_reached_is_told_and_stops_nothing(farms: Farms) 
         )  # fmt: skip
     assert done.returncode == 1
     told = (farms.trial.root / "status").read_text()
-    assert "artifact-store builds: not written: s3://bucket/of/ours" in told
+    assert "artifact store builds: not written: s3://bucket/of/ours" in told
