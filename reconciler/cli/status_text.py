@@ -199,11 +199,15 @@ def _all_conditions(found: Report) -> Iterable[Condition]:
 def _clipped(head: str, message: str, width: int | None) -> list[str]:
     """A message's first lines."""
     lines = [line for line in harmless(message).splitlines() if line.strip()]
-    shown = [head + lines[0].strip()] if lines else [head]
-    shown += [f"    {line.rstrip()}" for line in lines[1:4]]
+    first = head + (lines[0].strip() if lines else "")
+    shown = [f"    {line.rstrip()}" for line in lines[1:4]]
     if len(lines) > 4:
         shown.append(f"    … {counted(len(lines) - 4, 'more line')}: --json has all")
-    return [cut(line, None if width is None else width * 2) for line in shown]
+    if width is None:
+        return [first, *shown]
+    # The mend is at the end of a sentence; what is long below it is of others' making.
+    whole = wrapped(cut(first, width * 8), width=width, indent="  ", first="")
+    return [whole, *(cut(line, width * 2) for line in shown)]
 
 
 def _notes(found: Report, *, now: float, width: int | None) -> list[str]:

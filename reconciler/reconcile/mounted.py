@@ -15,7 +15,7 @@ from reconciler.reconcile.farm import Farm
 from reconciler.transitions import Cause
 from reconciler.trust import common_trust, is_untrusted, trust_of
 
-NOT_SHOWN = "not-shown"
+NOT_SHOWN = "not-incremental"
 
 
 def mount_of(farm: Farm, derivation: int, builder: Builder) -> Mount | None:

@@ -84,6 +84,16 @@ def test_a_jobset_that_was_never_evaluated_is_in_progress(farm: Farm) -> None:
     assert "not evaluated yet" in result.output
 
 
+def test_on_a_terminal_a_condition_is_told_up_to_its_mend(farm: Farm) -> None:
+    said = " ".join(f"word{number}" for number in range(50))
+    declared.set_conditions(farm.database, "jobset", {("web", "out-of-luck"): said}, now=1.0)
+    lines = farm.terminal("status").splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith("jobset web: out of luck"))
+    assert all(len(line) <= 80 for line in lines)
+    whole = " ".join(line.strip() for line in lines[begin : begin + 9])
+    assert whole.startswith(f"jobset web: out of luck: {said}")
+
+
 def test_a_failed_evaluation_is_told_with_its_condition(farm: Farm) -> None:
     farm.evaluation("web", {}, failed="error: syntax\nline two\nthree\nfour\nfive\nsix")
     declared.set_conditions(

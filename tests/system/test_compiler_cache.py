@@ -179,7 +179,7 @@ def test_without_the_hook_it_is_compiled_plainly_and_said(trial: Trial) -> None:
     project.declare(**STRATEGY)
     assert "incremental: no compilers' cache" in project.run()
     ((_, _, name),) = trial.conditions()
-    assert name == "not-shown"
+    assert name == "not-incremental"
     ((kind, refused),) = trial.query("SELECT kind, refused FROM mount")
     assert kind == "compiler-cache"
     assert refused.startswith("Nix ran no pre-build-hook of ours")

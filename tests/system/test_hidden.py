@@ -106,7 +106,7 @@ def test_without_the_hook_it_is_a_full_build_with_the_reason(project: Project) -
     project.run()
     assert reason_of_a_full_build(project).startswith(NO_HOOK)
     ((_, _, name),) = project.trial.conditions()
-    assert name == "not-shown"
+    assert name == "not-incremental"
 
 
 @pytest.mark.usefixtures("view")
