@@ -59,6 +59,23 @@ async def test_a_commit_holds_the_bases_and_says_what_it_is_about(tmp_path: Path
     assert (source.git("for-each-ref"), source.git("status", "--porcelain")) == before
 
 
+async def test_whatever_has_its_names_is_replaced(tmp_path: Path) -> None:
+    """A folder, and a link: nothing is written through it."""
+    source = upstream(tmp_path / "source", release_nix=CACHE_FILE)
+    (source.folder / "cache.nix").unlink()
+    (source.folder / "cache.nix").mkdir()
+    (source.folder / "cache.nix/default.nix").write_text("throw 1")
+    (source.folder / "commit.txt").unlink()
+    (source.folder / "commit.txt").symlink_to("release.nix")
+    source.git("add", "--all")
+    source.git("commit", "--quiet", "--message=odd")
+    revision = source.git("rev-parse", "HEAD")
+    commit = await overlays(tmp_path / "ours").add(Origin(url=source.url, revision=revision), TEXT)
+    listed = git(tmp_path / "ours", "ls-tree", "--format=%(objectmode) %(path)", commit)
+    assert listed.splitlines() == ["100644 cache.nix", "100644 commit.txt", "100644 release.nix"]
+    assert git(tmp_path / "ours", "show", f"{commit}:cache.nix") == TEXT
+
+
 async def test_two_farms_make_the_same_commit(tmp_path: Path) -> None:
     """Whenever they do, and whatever their git is set to."""
     source = upstream(tmp_path / "source", release_nix=CACHE_FILE)
