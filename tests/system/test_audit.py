@@ -86,7 +86,7 @@ def test_a_wrong_build_is_found_out_and_the_farm_heals(project: Project) -> None
     project.commit("unrelated", "")
     project.declare(audit=NONE)
     project.run()
-    nowhere = "s3://bucket?endpoint=http://127.0.0.1:1&path-style=true"
+    nowhere = "s3://bucket?endpoint=http://127.0.0.1:1"
     cache_at(project, nowhere)
     project.commit("src/common.h", "#define A 2\n")
     project.trial.once()
