@@ -40,8 +40,8 @@ _PACKED = ".nar.zst"
 _LONGEST_DESCRIPTION = 64 * 1024
 _LOOKED_AT = 20
 """Descriptions that are read of a folder, the newest."""
-_SLOT_SHOWN = 80
-"""Characters of a slot's name that a folder's name shows."""
+_SHOWN = 80
+"""Characters that a folder's name shows of the names that an expression gives."""
 _NAME = re.compile(r"[0-9A-Za-z+_?=-][0-9A-Za-z+._?=-]{0,206}")
 _DERIVATION = re.compile(r"/\S+/[0-9a-df-np-sv-z]{32}-\S+\.drv")
 _REVISION = re.compile(r"[0-9A-Za-z._+-]{1,100}")
@@ -105,9 +105,9 @@ async def opened(store: ArtifactStore) -> AsyncIterator[ObjectStore]:
 
 def folder(*, system: str, fingerprint: str, slot: str) -> str:
     """Where all lies that may serve a build; slots with alike names are told apart."""
-    shown = re.sub(r"[^0-9A-Za-z._-]", "-", slot)[:_SLOT_SHOWN]
+    platform, shown = (re.sub(r"[^0-9A-Za-z._-]", "-", each) for each in (system, slot))
     digest = hashlib.sha256(slot.encode()).hexdigest()[:12]
-    return f"{system}-{fingerprint[:32]}-{shown}-{digest}/"
+    return f"{platform[:_SHOWN]}-{fingerprint[:32]}-{shown[:_SHOWN]}-{digest}/"
 
 
 # --- Putting -----------------------------------------------------------------------------------

@@ -235,6 +235,17 @@ async def test_slots_with_alike_names_are_two(farms: Farms) -> None:
     assert len(list(farms.folder.glob("x86_64-linux-*"))) == 1
 
 
+async def test_what_an_expression_calls_a_system_leads_nowhere_else(farms: Farms) -> None:
+    need = replace(farms.need(), slot=replace(SLOT, system="../elsewhere/x86_64-linux"))
+    (there,) = farms.folder.glob("x86_64-linux-*")
+    elsewhere = farms.folder.parent / "elsewhere" / there.name
+    shutil.copytree(there, elsewhere)
+    for each in elsewhere.glob("*.json"):
+        said = json.loads(each.read_text())
+        each.write_text(json.dumps({**said, "system": need.slot.system}))
+    assert "it has nothing built alike in main" in str(await farms.bring(need))
+
+
 async def test_other_means_find_nothing(farms: Farms) -> None:
     other = replace(farms.need(), fingerprint=Fingerprint(digest="e" * 64))
     assert "it has nothing built alike in main" in str(await farms.bring(other))
