@@ -90,6 +90,14 @@ def untrusted(at: list[str | int], patterns: Json, source: dict[str, Json]) -> I
             yield [*at, index], message, did_you_mean(pattern, built, label="built are")
 
 
+def fallback(at: list[str | int], search: Json) -> Iterator[Refusal]:
+    """Refuse a pattern where one branch is named: git allows none of these in a name."""
+    name = search.get("fallbackBranch") if isinstance(search, dict) else None
+    if isinstance(name, str) and _GLOB.search(name):
+        mend = "write the name of a branch, such as main"
+        yield [*at, "fallbackBranch"], f"{quote(name)} is a pattern, and names no one branch", mend
+
+
 def _may_meet(one: str, other: str) -> bool:
     """Whether some branch may fit both patterns; False only where none does."""
     if not _GLOB.search(one):

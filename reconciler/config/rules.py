@@ -125,6 +125,8 @@ def _jobset(
         if isinstance(incremental, dict):
             place = [*at, "incremental", "untrusted"]
             yield from branch_rules.untrusted(place, incremental.get("untrusted"), source)
+            place = [*at, "incremental", "search"]
+            yield from branch_rules.fallback(place, incremental.get("search"))
 
 
 def _protocols(

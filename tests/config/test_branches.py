@@ -106,6 +106,16 @@ def test_each_mistake_is_named_with_the_mend(marked: str, path: str, words: str)
     assert (problem.line, problem.column) == (1, len(before) + 1)
 
 
+def test_a_fallback_branch_is_one_branch() -> None:
+    text = "jobsets: {web: {source: {flake: x}, incremental: {search: {fallbackBranch: %s}}}}"
+    with pytest.raises(ConfigError) as refused:
+        read(text % "'release-*'")
+    (problem,) = refused.value.problems
+    assert problem.path == "jobsets.web.incremental.search.fallbackBranch"
+    assert str(problem).endswith("names no one branch; write the name of a branch, such as main")
+    assert read(text % "trunk").jobsets[WEB].incremental.fallback_branch == "trunk"
+
+
 UNTRUSTED = "jobsets: {web: {source: {git: {url: /srv/x%s}}, incremental: {untrusted: %s}}}"
 
 
