@@ -128,7 +128,8 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
         text += " See: reconciler status"
         if len(names) == 1:
             text += f", reconciler why {names[0]}"
-    return ["", f"{mark(report.verdict)} {wrapped(text, width=columns(), indent='  ', first='')}"]
+    text = wrapped(text, width=(columns() or 100) - 2, indent="  ", first="")
+    return ["", f"{mark(report.verdict)} {text}"]
 
 
 def _more(listed: Sequence[str]) -> str:

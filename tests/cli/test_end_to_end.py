@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -271,3 +272,5 @@ def test_the_live_view_ends_with_plain_text(host: Host) -> None:
     assert "see all: reconciler log web.bad" in done.stdout
     assert "to go" in done.stdout
     assert "Done in" in done.stdout
+    end = done.stdout[done.stdout.index("Done in") - len("x ") :]
+    assert all(len(click.unstyle(line)) <= 80 for line in end.splitlines())
