@@ -63,7 +63,7 @@ def run(
 ) -> bool:
     """Reconcile until told to stop, or (`once`) until nothing is left that could go on.
 
-    Told to stop, what is being built has `stop_after` seconds to come to its end. Gives whether it
+    Told to stop, what is being built or pushed has `stop_after` seconds to end. Gives whether it
     got there. ReconcilerError for what keeps it from starting.
     """
     try:
@@ -241,7 +241,7 @@ class _Loop:
         self._wake.set()
 
     async def _wind_down(self, farm: Farm) -> None:
-        """Let what is being built come to its end, within bounds; begin nothing.
+        """Let what is being built, and pushed, come to its end, within bounds; begin nothing.
 
         All else loses little by being cut off, and is taken up by the next start. So are builds
         that take too long, or all when a second signal comes: their work is lost.
@@ -249,9 +249,9 @@ class _Loop:
         end = time.monotonic() + self._ways.stop_after
         for jobset in farm.desired.jobsets:
             farm.executor.stop_evaluation(jobset)
-        while farm.running and self._stop_asked == 1 and time.monotonic() < end:
+        while self._stop_asked == 1 and time.monotonic() < end and (told := _under_way(farm)):
             self._manager.alive()
-            self._manager.status(f"stopping: {counted(len(farm.running), 'build')} may still end")
+            self._manager.status(f"stopping: {told} may still end")
             await self._rest(end - time.monotonic())
             self._wake.clear()
             now = time.time()
@@ -319,6 +319,14 @@ class _Loop:
             loop.call_soon_threadsafe(self._wake.set)
 
         return changed
+
+
+def _under_way(farm: Farm) -> str:
+    """What would be lost, or begun again, if it were cut off now; in words."""
+    caches = len(farm.pushing | farm.accompanying)
+    told = [counted(len(farm.running), "build")] if farm.running else []
+    told += [f"pushes to {counted(caches, 'cache')}"] if caches else []
+    return " and ".join(told)
 
 
 def _digest(path: Path) -> bytes:

@@ -33,8 +33,8 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
     Signals:
       HUP        read the document and the secrets again, and try at once what
                  waits after failures (builders, pushes); builds go on
-      TERM, INT  end; what is being built has --stop-after to come to its end,
-                 and what takes longer is built anew by the next start
+      TERM, INT  end; what is being built or pushed has --stop-after to come to
+                 its end, and what takes longer is taken up by the next start
       a second   end at once
 
     Exit status with --once:
@@ -48,7 +48,7 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
 @click.option("--once", is_flag=True, help="End when nothing is left that could go on.")
 @click.option(
     "--stop-after", default="0s", show_default=True, metavar="TIME", envvar="RECONCILER_STOP_AFTER",
-    help="How long running builds may go on when it is told to stop; or $RECONCILER_STOP_AFTER.",
+    help="How long builds and pushes may go on when told to stop; or $RECONCILER_STOP_AFTER.",
 )  # fmt: skip
 def run(*, once: bool, stop_after: str) -> None:
     """Make what is there what is declared, and keep it so.

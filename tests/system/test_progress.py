@@ -56,3 +56,20 @@ def test_progress_is_seen_while_the_daemon_sends(trial: Trial, tmp_path: Path) -
         assert trial.once()
         assert shown(trial, "caches")["progress"] is None
         assert shown(trial, "status")["summary"] == "in sync"
+
+
+def test_told_to_stop_it_ends_the_batch_under_way(trial: Trial, tmp_path: Path) -> None:
+    keys(trial)
+    trial.environment["RECONCILER_STOP_AFTER"] = "3600"
+    with dav_server(tmp_path) as server:
+        declare(
+            trial,
+            LARGE,
+            uri=f"http://{server.address}/in",
+            credentialsFile=str(netrc(trial.root / "netrc")),
+            bandwidth="800KiB",
+        )
+        with trial.running() as daemon:
+            daemon.eventually(lambda: trial.query("SELECT state FROM push") == [("pushing",)])
+            daemon.stop()
+        assert trial.query("SELECT state, failures FROM push") == [("pushed", 0)]
