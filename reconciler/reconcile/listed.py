@@ -59,6 +59,7 @@ def _take(farm: Farm, declared: Jobset, *, now: float) -> None:
         farm.desired = branches.expanded(farm.desired, stored.known(farm.database))
         farm.want()
         farm.look_for_pushes()
+        farm.share_due = True
     for name, head in names.items():
         _moved(farm, name, head)
     _ask(farm, declared.name, names)
