@@ -157,12 +157,14 @@ def test_a_cache_that_is_not_declared_or_does_not_answer(host: Host) -> None:
     ended = host.verify(name="mian")
     assert ended.returncode == 2
     assert 'did you mean "main"?' in ended.stderr
-    host.folder.rename(host.folder.with_name("gone"))
+    gone = host.folder.rename(host.folder.with_name("gone"))
     host.folder.write_text("not a folder")
     ended = host.verify()
     assert ended.returncode == 1
     assert str(host.folder) in ended.stderr
     assert "Traceback" not in ended.stderr
+    host.folder.unlink()
+    gone.rename(host.folder)
 
 
 @pytest.mark.parametrize("host", ["file"], indirect=True)
