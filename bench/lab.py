@@ -78,17 +78,12 @@ def lay_apart(folder: Path) -> None:
         timed(["chattr", "+T", str(folder)], os.environ)
 
 
-def open_store(root: Path) -> PrivateStore:
-    """The store in a folder, made if there is none; its paths and builds lie apart."""
-    store = PrivateStore(root)
-    if not (root / "conf").exists():
-        root.mkdir(parents=True, mode=0o755)
-        PrivateStore.create(root=root, settings="fsync-metadata = false\n")
-    builds = root / "state" / "builds"
-    builds.mkdir(mode=0o755, exist_ok=True)
-    for each in (store.store_dir, builds):
-        lay_apart(each)
-    return store
+def open_store(root: Path, settings: str = "") -> PrivateStore:
+    """The store in a folder, made with further lines of its nix.conf if there is none."""
+    if (root / "conf").exists():
+        return PrivateStore(root)
+    root.mkdir(parents=True, mode=0o755)
+    return PrivateStore.create(root=root, settings=f"fsync-metadata = false\n{settings}")
 
 
 @dataclass(frozen=True, slots=True)
