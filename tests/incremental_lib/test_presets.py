@@ -64,7 +64,8 @@ TOOLS = {
     "cmake and ninja": cmake("Ninja"),
     "meson": Tool(
         preset="meson",
-        configure="meson setup out --prefix=$out",
+        # Without being told its compiler, it takes a compiler cache that it finds on the host.
+        configure="CC=cc meson setup out --prefix=$out",
         build="ninja -v -C out",
         install="meson install -C out --no-rebuild",
         file="meson.build",
