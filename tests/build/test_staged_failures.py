@@ -612,7 +612,9 @@ async def test_an_attempt_over_a_connection_that_is_gone(nix: Path, tmp_path: Pa
 async def test_an_attempt_without_room_for_its_log(nix: Path, tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file where a folder belongs")
     with daemon(nix, behind="command") as staged:
-        result = await attempted(staged, staged.derivation("echo said; echo > $out"), tmp_path / "logs")
+        result = await attempted(
+            staged, staged.derivation("echo said; echo > $out"), tmp_path / "logs"
+        )
     assert result.outcome is Outcome.INFRASTRUCTURE
     assert "cannot write the build's log" in result.message
 
