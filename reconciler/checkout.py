@@ -41,26 +41,16 @@ async def checked_out(
     SourceError for what cannot be fetched; ProcessTimeoutError after so many seconds; NixError.
     """
     if isinstance(locked.origin, LockedGit):
-        locked = await _from_git(locked, locked.origin, env=environment, timeout=timeout)
+        tree = await tree_of(
+            _FETCH,
+            {"fetch": json.dumps(dict(locked.origin.fetch))},
+            failing=f"{locked.locked} cannot be fetched",
+            env=fetch_environment(environment),
+            timeout=timeout,
+        )
+        # A Nix with lazy trees copies it when a derivation needs it, and reads it out of git.
+        if Path(tree.store_path).exists():  # noqa: ASYNC240  (a local look-up)
+            locked = replace(locked, origin=tree, store_path=tree.store_path)
     if locked.store_path is not None:
         await store.protect([StorePath(locked.store_path)])
     return locked
-
-
-async def _from_git(
-    locked: LockedSource,
-    origin: LockedGit,
-    *,
-    env: Mapping[str, str],
-    timeout: float,  # noqa: ASYNC109
-) -> LockedSource:
-    tree = await tree_of(
-        _FETCH,
-        {"fetch": json.dumps(dict(origin.fetch))},
-        failing=f"{locked.locked} cannot be fetched",
-        env=fetch_environment(env),
-        timeout=timeout,
-    )
-    if not Path(tree.store_path).exists():  # noqa: ASYNC240  (a local look-up)
-        return locked  # a Nix with lazy trees copies it when a derivation needs it
-    return replace(locked, origin=tree, store_path=tree.store_path)

@@ -14,8 +14,8 @@ from typing import Any
 from reconciler.binary_cache import Lines, Traffic
 from reconciler.binary_cache.nars import LocalNars
 from reconciler.binary_cache.order import reference_levels
-from reconciler.binary_cache.push import MAX_REFUSALS, described, push_batch
-from reconciler.errors import CacheError, ConnectionLostError, NixError
+from reconciler.binary_cache.push import described, push_batch, told_apart
+from reconciler.errors import CacheError, NixError
 from reconciler.model import Cache, CacheName, PathInfo, PushScope, StorePath
 from reconciler.outcomes import Closed, Pushed, Sending
 from reconciler.store import Store
@@ -35,20 +35,11 @@ async def close_over(
     upstreams: Upstreams,
 ) -> Closed:
     """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
-    unknown: dict[int, str] = {}
-    infos: dict[StorePath, PathInfo] = {}
-    todo = [tuple(outputs)]
-    while todo:
-        some = todo.pop()
-        try:
-            infos |= await _closure(cache, {path for each in some for path in outputs[each]}, store)
-        except NixError as problem:
-            lost = isinstance(problem, ConnectionLostError) or len(unknown) >= MAX_REFUSALS
-            if len(some) > 1 and not lost:
-                # What Nix cannot tell of one path must keep nothing else back.
-                todo += [some[: len(some) // 2], some[len(some) // 2 :]]
-            else:
-                unknown |= dict.fromkeys(some, str(problem))
+    infos, refused = await told_apart(
+        lambda some: _closure(cache, {path for each in some for path in outputs[each]}, store),
+        tuple(outputs),
+    )
+    unknown = {each: str(problem) for each, problem in refused.items()}
     closed = [each for each in outputs if each not in unknown]
     if cache.push is PushScope.JOBS:
         wanted = dict.fromkeys(path for each in closed for path in outputs[each])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -18,6 +19,7 @@ MAX_REFUSALS = 8
 """Paths, or derivations, of which the store may refuse to tell, each at the cost of some questions,
 before that is taken for the store's fault."""
 
+T = TypeVar("T")
 PathInfosOf = Callable[[Sequence[StorePath]], Awaitable[Mapping[StorePath, PathInfo]]]
 
 
@@ -64,18 +66,30 @@ async def described(
     """What the store says of paths; and of those that it refuses to describe (Nix does where its
     database has nonsense of one), why. NixError where that is no matter of a few of them.
     """
+    infos, refused = await told_apart(path_infos, paths)
+    for error in refused.values():
+        if isinstance(error, ConnectionLostError) or len(refused) > MAX_REFUSALS:
+            raise error
+    return infos, {path: str(error) for path, error in refused.items()}
+
+
+async def told_apart(
+    ask: Callable[[Sequence[T]], Awaitable[Mapping[StorePath, PathInfo]]], asked: Sequence[T]
+) -> tuple[dict[StorePath, PathInfo], dict[T, NixError]]:
+    """What the store tells when asked of many at once, and of which it does not, with the fault:
+    one that it refuses keeps nothing else back, unless too many are or the connection is lost.
+    """
     infos: dict[StorePath, PathInfo] = {}
-    refused: dict[StorePath, str] = {}
-    todo = [paths]
+    refused: dict[T, NixError] = {}
+    todo = [asked]
     while todo:
         some = todo.pop()
         try:
-            infos |= await path_infos(some)
+            infos |= await ask(some)
         except NixError as error:
-            if isinstance(error, ConnectionLostError) or len(refused) >= MAX_REFUSALS:
-                raise
-            if len(some) == 1:
-                refused[some[0]] = str(error)
-            else:
+            lost = isinstance(error, ConnectionLostError) or len(refused) >= MAX_REFUSALS
+            if len(some) > 1 and not lost:
                 todo += [some[: len(some) // 2], some[len(some) // 2 :]]
+            else:
+                refused |= dict.fromkeys(some, error)
     return infos, refused

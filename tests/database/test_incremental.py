@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,21 +24,11 @@ from reconciler.database.branches import set_branches
 from reconciler.database.incremental import BuildBase, EvaluationInput, NewBase, Slot
 from reconciler.model import DrvPath, Incremental, JobsetName, Outcome, Protocol, StorePath
 from tests.cli.farm import DOCUMENT, Farm
-from tests.support.invariants import check_tables
 
 WEB = JobsetName("web")
 MEANS = Fingerprint(digest="f1", parts={"the input gcc-13": "1"})
 SLOT = Slot(jobset=WEB, job="app", system="x86_64-linux", branch=None, trust=Trust("web"))
 KEEP = Incremental(enable=True, per_slot=2, max_size=1000)
-
-
-@pytest.fixture
-def farm(tmp_path: Path) -> Iterator[Farm]:
-    made = Farm(tmp_path)
-    made.declare()
-    yield made
-    check_tables(made.database)
-    made.database.close()
 
 
 def new(name: str, *, parent: int | None = None, size: int = 100, path: str = "") -> NewBase:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from msgspec import structs
 
 from reconciler.bases import Trust
@@ -13,16 +9,6 @@ from reconciler.database import bases, incremental, mounts
 from reconciler.database.incremental import BuildBase
 from tests.cli.farm import Farm
 from tests.database.test_incremental import MEANS, SLOT, WEB, chain
-from tests.support.invariants import check_tables
-
-
-@pytest.fixture
-def farm(tmp_path: Path) -> Iterator[Farm]:
-    made = Farm(tmp_path)
-    made.declare()
-    yield made
-    check_tables(made.database)
-    made.database.close()
 
 
 def test_all_branches_of_a_build_have_the_base_that_it_is_shown(farm: Farm) -> None:

@@ -49,7 +49,7 @@ in
   };
 }
 """
-UNEQUAL = """
+BY_HAND = """
 { incrementalBases ? { } }:
 {
   app = derivation {
@@ -57,10 +57,14 @@ UNEQUAL = """
     outputs = [ "out" "intermediates" ];
     src = ./src;
     incrementalBase = incrementalBases.app or "";
-    args = [ "-euc" "[ -z \\"$incrementalBase\\" ]; echo > $out; mkdir $intermediates\n:" ];
+    args = [ "-euc" "@build@\n:" ];
   };
 }
 """
+"""An incremental job without the library, built by `@build@`."""
+UNEQUAL = BY_HAND.replace(
+    "@build@", '[ -z \\"$incrementalBase\\" ]; echo > $out; mkdir $intermediates'
+)
 """Its build fails from any base."""
 
 

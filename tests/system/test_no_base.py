@@ -14,7 +14,7 @@ import pytest
 from reconciler.database import open_writer
 from tests.support.trial import Trial
 from tests.system.test_forks import told as verb
-from tests.system.test_incremental import CACHE_NIX, RELEASE, UNITS, Project
+from tests.system.test_incremental import BY_HAND, CACHE_NIX, RELEASE, UNITS, Project
 from tests.system.test_service import Gate
 
 
@@ -57,20 +57,6 @@ def test_a_build_that_runs_ends_from_what_was_let_go_and_leaves_nothing(trial: T
     assert trial.conditions() == {}
 
 
-UNFIT = """
-{ incrementalBases ? { } }:
-{
-  app = derivation {
-    name = "app"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
-    outputs = [ "out" "intermediates" ];
-    src = ./src;
-    incrementalBase = incrementalBases.app or "";
-    args = [ "-euc" "echo > $out; @leave@\n:" ];
-  };
-}
-"""
-
-
 @pytest.mark.parametrize(
     ("leave", "why"),
     [
@@ -89,7 +75,7 @@ def test_what_cannot_be_a_base_is_told_and_costs_a_full_build(
     trial: Trial, leave: str, why: str
 ) -> None:
     project = Project(trial)
-    project.commit("release.nix", UNFIT.replace("@leave@", leave))
+    project.commit("release.nix", BY_HAND.replace("@build@", f"echo > $out; {leave}"))
     project.declare(retention={"maxSize": "10KiB"})
     assert trial.once()
     project.edit(1, 5)

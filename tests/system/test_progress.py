@@ -23,16 +23,21 @@ def shown(trial: Trial, verb: str) -> Any:
     return value["caches"][0]
 
 
+def slowly(trial: Trial, address: str, *, bandwidth: str) -> None:
+    """Have a large output pushed to a web server."""
+    declare(
+        trial,
+        LARGE,
+        uri=f"http://{address}/in",
+        credentialsFile=str(netrc(trial.root / "netrc")),
+        bandwidth=bandwidth,
+    )
+
+
 def test_progress_is_seen_while_the_daemon_sends(trial: Trial, tmp_path: Path) -> None:
     keys(trial)
     with dav_server(tmp_path) as server:
-        declare(
-            trial,
-            LARGE,
-            uri=f"http://{server.address}/in",
-            credentialsFile=str(netrc(trial.root / "netrc")),
-            bandwidth="100KiB",
-        )
+        slowly(trial, server.address, bandwidth="100KiB")
         with trial.running() as daemon:
             daemon.eventually(lambda: trial.value("SELECT batch_sent FROM push_progress"))
             for verb in ("caches", "status"):
@@ -62,13 +67,7 @@ def test_told_to_stop_it_ends_the_batch_under_way(trial: Trial, tmp_path: Path) 
     keys(trial)
     trial.environment["RECONCILER_STOP_AFTER"] = "3600"
     with dav_server(tmp_path) as server:
-        declare(
-            trial,
-            LARGE,
-            uri=f"http://{server.address}/in",
-            credentialsFile=str(netrc(trial.root / "netrc")),
-            bandwidth="800KiB",
-        )
+        slowly(trial, server.address, bandwidth="800KiB")
         with trial.running() as daemon:
             daemon.eventually(lambda: trial.query("SELECT state FROM push") == [("pushing",)])
             daemon.stop()
