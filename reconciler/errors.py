@@ -27,6 +27,14 @@ class NixError(ReconcilerError):
     """Nix refused or failed an operation; the message is Nix's own, with what was asked of it."""
 
 
+class NoNixError(NixError):
+    """The machine has no Nix that could be used: none on PATH, too old, or refusing its own
+    configuration.
+    """
+
+    exit_status = 4
+
+
 class ConnectionLostError(NixError):
     """The Nix daemon went away, stalled or spoke garbage: infrastructure, worth a retry."""
 

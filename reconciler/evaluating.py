@@ -16,12 +16,20 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from reconciler.checkout import checked_out
-from reconciler.errors import ReconcilerError
+from reconciler.errors import NixError, ReconcilerError
 from reconciler.ingest import Ingest, Ingested
-from reconciler.model import DrvPath, EvaluatedJob, EvaluationFailure, Jobset, StorePath
-from reconciler.nix import evaluation
+from reconciler.model import (
+    DrvPath,
+    EvaluatedJob,
+    EvaluationFailure,
+    FlakeSource,
+    Jobset,
+    StorePath,
+)
+from reconciler.nix import derivation, evaluation
 from reconciler.outcomes import Discovered
 from reconciler.source import LockedSource
+from reconciler.status import counted
 from reconciler.store import Store
 
 if TYPE_CHECKING:
@@ -62,7 +70,7 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         """
         arrived: asyncio.Queue[Row | None] = asyncio.Queue(MAX_BATCH)
         reader = asyncio.ensure_future(self._read(arrived))
-        jobs_seen, whole_failures = 0, []
+        jobs_seen, broken, whole_failures = 0, 0, []
         waiting: list[EvaluatedJob] = []
         pause = MIN_PAUSE
         try:
@@ -72,8 +80,11 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                 failures = [row for row in batch if isinstance(row, EvaluationFailure)]
                 whole_failures += [row.message for row in failures if not row.attr_path]
                 jobs_seen += len(jobs)
+                broken += sum(bool(row.attr_path) for row in failures)
                 if self.offering is not None:
-                    waiting += jobs
+                    readable, wrong = _readable(jobs)
+                    waiting += readable
+                    failures += wrong
                     jobs = []
                 await self._take(jobs, [each for each in failures if each.attr_path])
                 # Others have three times as long as a batch takes, and the next one grows.
@@ -87,7 +98,7 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                 await reader
         if whole_failures:
             return whole_failures[0]
-        return None if jobs_seen else "no jobs: the evaluation yielded none"
+        return None if jobs_seen else no_jobs(self.jobset, broken=broken)
 
     async def _read(self, arrived: asyncio.Queue[Row | None]) -> None:
         """Pass rows on; None at the end."""
@@ -127,7 +138,18 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         self.offering.record(offered, batch.jobs)
 
     async def _take(self, jobs: list[EvaluatedJob], failures: list[EvaluationFailure]) -> Ingested:
-        """Root and ingest a batch, and tell of it."""
+        """Root and ingest a batch, and tell of it; what is no derivation costs only itself."""
+        try:
+            return await self._root_and_ingest(jobs, failures)
+        except NixError:
+            readable, wrong = _readable(jobs)
+            if not wrong:
+                raise
+            return await self._root_and_ingest(readable, [*failures, *wrong])
+
+    async def _root_and_ingest(
+        self, jobs: Sequence[EvaluatedJob], failures: Sequence[EvaluationFailure]
+    ) -> Ingested:
         await self.store.hold(self.number, {job.drv_path for job in jobs})
         batch = await self.ingest.add(
             self.number, jobs, failures, in_graph=self.known, now=time.time()
@@ -149,6 +171,46 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         asked = {path for each in outputs.values() for path in each}
         here = await self.store.valid(asked) if asked else frozenset[StorePath]()
         return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
+
+
+def no_jobs(jobset: Jobset, *, broken: int) -> str:
+    """Where there was no job, and what to write; `broken` attributes do not evaluate."""
+    if broken:
+        return f"no jobs: {counted(broken, 'attribute')} looked at, and none evaluates"
+    for key, names in (("attributes", jobset.attributes), ("systems", jobset.systems)):
+        if names == ():
+            return f"no jobs: the jobset's {key} are an empty list; name some, or remove the key"
+    source = jobset.source
+    if jobset.attributes is not None:
+        looked = f"in the attributes {', '.join(jobset.attributes)}"
+        mend = "name others there"
+    elif isinstance(source, FlakeSource):
+        looked = "in the flake's hydraJobs, or without these in its checks and packages"
+        mend = "put some there, or name where they are in the jobset's attributes"
+    else:
+        looked = f"in what {source.file} evaluates to"
+        mend = "have it give a set of them, such as { app = …; }"
+    if jobset.systems is not None:
+        looked = f"for {' or '.join(jobset.systems)} {looked}"
+        mend += ", or add their systems to the jobset's systems"
+    return f"no jobs: there is no derivation {looked}; {mend}"
+
+
+def _readable(
+    jobs: Sequence[EvaluatedJob],
+) -> tuple[list[EvaluatedJob], list[EvaluationFailure]]:
+    """Those whose derivation is one, and what is wrong with the others: an expression can give for
+    a derivation whatever it likes.
+    """
+    readable, wrong = [], []
+    for job in jobs:
+        try:
+            derivation.read(job.drv_path)
+        except NixError as error:
+            wrong.append(EvaluationFailure(attr_path=job.attr_path, message=str(error)))
+        else:
+            readable.append(job)
+    return readable, wrong
 
 
 async def _batch(

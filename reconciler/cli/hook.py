@@ -29,7 +29,7 @@ KINDS = {Strategy.HIDDEN: Kind.BASE, Strategy.COMPILER_CACHE: Kind.COMPILER_CACH
     reconciler incremental hook | sudo tee /etc/nix/reconciler-hook >/dev/null
     sudo chmod 755 /etc/nix/reconciler-hook
     echo "pre-build-hook = /etc/nix/reconciler-hook" |
-      sudo tee -a /etc/nix/nix.conf
+      sudo tee -a /etc/nix/nix.conf && sudo systemctl restart nix-daemon
     sudo mkdir /run/nix-reconciler-store      # at each start of the machine
     sudo mount -o bind,ro /nix/store /run/nix-reconciler-store
     sudo install -d -g nixbld -m 2755 /var/cache/nix-reconciler-compilers
@@ -37,7 +37,8 @@ KINDS = {Strategy.HIDDEN: Kind.BASE, Strategy.COMPILER_CACHE: Kind.COMPILER_CACH
     """,
     notes="""
     The NixOS module does all this where a jobset asks for it. The hook belongs
-    to root, and is made for one state directory.
+    to root, and is made for one state directory. Nix's daemon knows of it only
+    after a restart, as it reads nix.conf when it starts.
     """,
 )
 @click.option(

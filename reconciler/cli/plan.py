@@ -42,6 +42,9 @@ class Line(Struct, frozen=True, kw_only=True):
     """,
     notes="""
     + something is made   ~ something changes   - something goes
+
+    Exit status: 0 it is shown, 2 usage, or a document that is not valid,
+    4 the state directory, or the machine's Nix, cannot be used.
     """,
 )
 def plan(*, as_json: bool) -> None:

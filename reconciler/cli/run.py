@@ -42,7 +42,7 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
       1  something failed (reconciler status tells what)
       2  usage, or a document that is not valid
       3  stopped before it was done
-      4  the state directory cannot be used
+      4  the state directory, or the machine's Nix, cannot be used
     """,
 )
 @click.option("--once", is_flag=True, help="End when nothing is left that could go on.")

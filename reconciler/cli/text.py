@@ -25,6 +25,7 @@ _CONTROLS = re.compile(
     # C0 but tab and newline, DEL, C1; what turns the direction of text; line separators.
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
+_GAPS = re.compile("([ \t\n]+)")
 
 GOOD, BAD, BUSY, DIM = "green", "red", "yellow", "bright_black"
 
@@ -122,15 +123,19 @@ def wrapped_table(
 
 
 def wrapped(text: str, *, width: int | None, indent: str = "", first: str | None = None) -> str:
-    """A paragraph, broken between words."""
-    return textwrap.fill(
-        text,
-        width=width or 100,
-        initial_indent=indent if first is None else first,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    """A paragraph, broken between words.
+
+    Not by `textwrap`, which takes a colour for text, and so breaks too early.
+    """
+    parts = _GAPS.split(text)
+    lines = [(indent if first is None else first) + parts[0]]
+    for gap, word in zip(parts[1::2], parts[2::2], strict=True):
+        longer = lines[-1] + " " * len(gap) + word
+        if width_of(longer.rstrip()) <= (width or 100):
+            lines[-1] = longer
+        else:
+            lines.append(indent + word)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def ago(then: float, now: float) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import click
+from msgspec.structs import replace
 
 from reconciler.cli import base_told
 from reconciler.cli.log_text import tail
@@ -19,6 +20,8 @@ from reconciler.database import lookup, slots
 from reconciler.database.bases import BuildFacts
 from reconciler.database.blocked import blocked, slots_of
 from reconciler.database.file import Database
+from reconciler.database.held import hold_on, holds
+from reconciler.database.in_force import InForce
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
 from reconciler.database.needs import by_rule
 from reconciler.errors import UsageError
@@ -159,37 +162,40 @@ def _answer(database: Database, subject: JobSubject | DerivationSubject) -> _Ans
         asked=asked,
         kept_free=kept_free,
     )
+    explanation = _held(database, current, facts.id, explanation)
     return _Answer(database, subject, explanation)
+
+
+def _held(
+    database: Database, document: InForce, derivation: int, found: Explanation
+) -> Explanation:
+    """Nothing is started for whoever is suspended, however ready it is."""
+    of_last = holds(database, document, found.last.id)
+    if not of_last or found.state is not JobState.QUEUED:
+        return found
+    said = " and ".join(dict.fromkeys(each.said for each in of_last))
+    builders = tuple(
+        each if each.reasons else replace(each, reasons=(said,)) for each in found.builders
+    )
+    own = of_last if found.last.id == derivation else holds(database, document, derivation)
+    why = " and ".join(dict.fromkeys(each.said for each in own))
+    return replace(found, builders=builders, message=f"it waits: {why}" if why else found.message)
 
 
 def _notes(
     database: Database, subject: JobSubject | DerivationSubject, *, running: bool, waits: bool
 ) -> tuple[str, ...]:
     """What holds everything up."""
-    found = []
+    document = document_in_force(database)
+    match subject:
+        case JobSubject():
+            held = [hold_on(database, document, subject.jobset)]
+        case DerivationSubject():
+            held = [*holds(database, document, subject.derivation)] if waits else []
+    found = [note for each in held if each is not None for note in each.notes]
     if not running and waits:
         found.append("the daemon is not running: nothing goes on until it is")
-    if isinstance(subject, JobSubject):
-        row = database.one(
-            "SELECT s.removed_at, coalesce(s.suspended_by, p.suspended_by) AS suspended_by,"
-            " coalesce(s.suspended_why, p.suspended_why) AS suspended_why,"
-            " iif(s.suspended_by IS NULL, p.name, s.name) AS suspended"
-            " FROM jobset s LEFT JOIN jobset p ON p.id = s.pattern WHERE s.name = ?",
-            (subject.jobset,),
-        )
-        assert row is not None
-        if row["removed_at"] is not None:
-            found.append(f"jobset {subject.jobset} is declared no longer")
-        elif row["suspended_by"] is not None:
-            reason = f" ({row['suspended_why']})" if row["suspended_why"] else ""
-            found.append(
-                f"jobset {row['suspended']} was suspended by {row['suspended_by']}{reason}: "
-                f"`reconciler resume {row['suspended']}`"
-            )
-        declared = document_in_force(database).jobsets.get(subject.jobset)
-        if declared is not None and not declared.enabled:
-            found.append(f"jobset {subject.jobset} is declared with enabled: false")
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 # --- Text --------------------------------------------------------------------------------------

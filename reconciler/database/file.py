@@ -365,11 +365,12 @@ def _migrate(database: Database, *, now: float) -> None:
     pending = [name for name in MIGRATIONS if name not in applied]
     if not pending:
         return
-    if applied:
-        _upgrade(database, before=pending[0])
-    with database.transaction():
-        if not applied:
+    if not applied:
+        with database.transaction():
             create(database.connection, MIGRATIONS)
+        return
+    _upgrade(database, before=pending[0])
+    with database.transaction():
         for name in pending:
             database.execute(
                 "INSERT INTO event(at, kind, subject, before, after, cause)"

@@ -172,7 +172,7 @@ class Offering(Struct, frozen=True, kw_only=True):
                 job=job,
                 canonical=job.drv_path,
                 fingerprint=fingerprint(basic_derivation.read(job.drv_path)),
-                reason="built in full: it was there already",
+                reason="not built for this jobset: all it makes was in the store already",
                 found=True,
             )
             for job in jobs

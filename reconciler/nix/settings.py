@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import Mapping
 
 from msgspec import Struct
 
 from reconciler import process
-from reconciler.errors import NixError
+from reconciler.errors import NoNixError
 
 OLDEST = (2, 24)
+_OLDEST = ".".join(map(str, OLDEST))
 TIMEOUT = 60.0
 
 
@@ -24,7 +26,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 async def read(environment: Mapping[str, str]) -> Settings:
-    """Ask Nix; NixError if there is none, it is too old, or it refuses its configuration."""
+    """Ask Nix; NoNixError if there is none, it is too old, or it refuses its configuration."""
+    if shutil.which("nix", path=environment.get("PATH")) is None:
+        raise NoNixError(
+            f"there is no nix on PATH: install Nix {_OLDEST} or later, or add the folder of its "
+            "commands (often /nix/var/nix/profiles/default/bin) to PATH"
+        )
     version, shown = await asyncio.gather(
         _version(environment),
         process.run(
@@ -34,7 +41,7 @@ async def read(environment: Mapping[str, str]) -> Settings:
         ),
     )
     if shown.returncode != 0:
-        raise NixError(f"Nix does not accept its own configuration: {shown.stderr.strip()}")
+        raise NoNixError(f"Nix does not accept its own configuration: {shown.stderr.strip()}")
     settings = json.loads(shown.stdout)
     native = settings["system"]["value"]
     return Settings(
@@ -46,11 +53,10 @@ async def _version(environment: Mapping[str, str]) -> str:
     asked = await process.run(["nix", "--version"], env=environment, timeout=TIMEOUT)
     text = asked.stdout.decode(errors="replace").strip()
     if asked.returncode != 0:
-        raise NixError(f"Nix does not start: {asked.stderr.strip()}")
+        raise NoNixError(f"Nix does not start: {asked.stderr.strip()}")
     found = re.search(r"(\d+)\.(\d+)[\w.+-]*$", text)
     if found is None:
-        raise NixError(f"`nix --version` says {text!r}, which is not a version of Nix")
+        raise NoNixError(f"`nix --version` says {text!r}, which is not a version of Nix")
     if "Lix" not in text and (int(found[1]), int(found[2])) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        raise NixError(f"Nix {found[0]} is too old: {oldest} or later is needed")
+        raise NoNixError(f"Nix {found[0]} is too old: {_OLDEST} or later is needed")
     return found[0]

@@ -125,6 +125,37 @@ def test_what_waits_out_a_pause(farm: Farm) -> None:
     assert farm.json("why", "web.site", schema="why")["retryAt"] == later
 
 
+def test_what_is_ready_waits_while_its_jobset_is_suspended(waiting: Farm) -> None:
+    declared.suspend(waiting.database, JobsetName("web.next"), who="ann", why="", now=time.time())
+    for subject in ("web.next.ready", "ready-1.0"):
+        text = " ".join(waiting.run("why", subject).output.split())
+        assert "it waits: jobset web.next is suspended " in text
+        assert "local: jobset web.next is suspended " in text
+        assert "takes it next" not in text
+        assert "suspended by ann: `reconciler resume web.next`" in text
+        found = waiting.json("why", subject, schema="why")
+        assert found["builders"][0]["reasons"] == ["jobset web.next is suspended"]
+    # What another jobset wants too is built for that one.
+    waiting.evaluation("web", {"site": "site-1.0", "ready": "ready-1.0"})
+    text = waiting.run("why", "web.next.ready").output
+    assert "it is ready and starts next" in text
+    assert "local: takes it next" in text
+
+
+def test_what_waits_below_a_suspended_jobset(farm: Farm) -> None:
+    farm.derivations({"lib-1.0": [], "site-1.0": ["lib-1.0"]})
+    farm.evaluation("web", {"site": "site-1.0"})
+    declared.suspend(farm.database, JobsetName("web"), who="ann", why="", now=time.time())
+    text = farm.run("why", "web.site").output
+    assert "it waits: jobset web is suspended\n" in text
+    assert "local: jobset web is suspended\n" in text
+    farm.evaluation("web.next", {"lib": "lib-1.0"})
+    text = farm.run("why", "web.site").output
+    assert "it waits for 1 input: lib-1.0" in text
+    assert "local: takes it next" in text
+    assert "`reconciler resume web`" in text
+
+
 def test_what_holds_a_jobset_up(waiting: Farm) -> None:
     declared.suspend(waiting.database, JobsetName("web"), who="ann", why="repairs", now=time.time())
     text = " ".join(waiting.run("why", "web.site").output.split())

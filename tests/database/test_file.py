@@ -22,7 +22,7 @@ from reconciler.database import (
     open_reader,
     open_writer,
 )
-from reconciler.database.file import lock_holder
+from reconciler.database.file import MIGRATIONS, lock_holder
 from reconciler.errors import StateError
 
 NOW = 1_000_000.0
@@ -169,11 +169,17 @@ def test_a_reader_works_while_nobody_writes_and_may_not_write(tmp_path: Path) ->
         insert_generation(reader)
 
 
+def test_a_new_file_begins_with_no_event(database: Database) -> None:
+    assert database.query("SELECT subject FROM event") == []
+
+
 def test_opening_again_applies_nothing_again(tmp_path: Path, database: Database) -> None:
-    applied = database.query("SELECT subject FROM event WHERE kind = 'schema'")
+    applied = database.query("SELECT name FROM _sqlite_migrations")
+    assert len(applied) == len(MIGRATIONS)
     database.close()
     again = open_writer(tmp_path, now=NOW + 1)
-    assert again.query("SELECT subject FROM event WHERE kind = 'schema'") == applied
+    assert again.query("SELECT name FROM _sqlite_migrations") == applied
+    assert again.query("SELECT subject FROM event") == []
     assert not list(tmp_path.glob("*.before-*"))
 
 

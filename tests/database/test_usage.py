@@ -80,5 +80,7 @@ def test_a_state_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     assert recent_usage(database, now=2.0) == {}
     assert [row[0] for row in database.query("SELECT name FROM jobset")] == ["web"]
     assert (tmp_path / "reconciler.db.before-m002_charges").exists()
+    told = database.query("SELECT subject FROM event WHERE kind = 'schema' ORDER BY id")
+    assert [row[0] for row in told] == [*MIGRATIONS[1:]]
     assert database.integrity() == []
     database.close()

@@ -35,6 +35,14 @@ def test_what_nix_refuses_is_final_after_one_attempt(trial: Trial, job: str, sai
     assert trial.attempts("it") == ["failed"]
 
 
+def test_an_evaluation_without_jobs_says_where_it_looked(trial: Trial) -> None:
+    trial.declare({"none": "{ a = { }; b = 7; }", "broken": '{ a = throw "no"; b = throw "no"; }'})
+    assert trial.once()
+    said = {row[0]: row[1] for row in trial.query("SELECT name, message FROM condition")}
+    assert "no derivation in what release.nix evaluates to" in said["none"]
+    assert "2 attributes looked at, and none evaluates" in said["broken"]
+
+
 def test_what_a_build_prints_does_not_blame_the_machine(trial: Trial) -> None:
     job = 'job "it" "echo No space left on device; echo Connection refused; exit 1"'
     trial.declare({"a": {"source": trial.source("a", f"{{ it = {job}; }}"), "retry": RETRY}})

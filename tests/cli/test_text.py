@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import itertools
+
+import click
+import pytest
+
+from reconciler.cli.text import width_of, wrapped
+
+WORDS = "one two three four five six seven eight nine ten"
+
+
+@pytest.mark.parametrize("width", range(8, 60))
+def test_a_colour_takes_no_room(width: int) -> None:
+    plain = wrapped(WORDS, width=width, indent="  ", first="")
+    colored = WORDS.replace("two", click.style("two", fg="red", bold=True))
+    assert click.unstyle(wrapped(colored, width=width, indent="  ", first="")) == plain
+    lines = plain.splitlines()
+    assert all(len(line) <= width for line in lines)
+    for line, after in itertools.pairwise(lines):  # no line ends before it has to
+        assert len(f"{line} {after.split()[0]}") > width
+
+
+def test_what_is_wide_counts_as_it_is_shown() -> None:
+    lines = wrapped("世界 " * 10, width=12).splitlines()
+    assert lines == ["世界 世界"] * 5
+    assert all(width_of(line) <= 12 for line in lines)
+
+
+def test_what_is_too_long_stands_alone_and_gaps_stay() -> None:
+    path = "/nix/store/" + "a" * 40
+    assert wrapped(f"see {path} now", width=20, indent="  ", first="> ") == (
+        f"> see\n  {path}\n  now"
+    )
+    assert wrapped("a  b\tc\nd", width=80) == "a  b c d"
+    assert wrapped("", width=80, indent="  ") == ""
