@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from reconciler.errors import ConnectionLostError
+from reconciler.errors import ConnectionLostError, NixError
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import OPEN_TIMEOUT, Endpoint
@@ -160,7 +160,13 @@ class Store:
         """Keep paths from the garbage collector until `release_protected` or a stop."""
         if new := set(paths) - self._protected:
             self._protected |= new
-            await self._ask(lambda c: c.add_temp_roots(new))
+            try:
+                await self._ask(lambda c: c.add_temp_roots(new))
+            except ConnectionLostError:
+                raise
+            except NixError:
+                self._protected -= new  # or no connection could be opened any more
+                raise
 
     async def release_protected(self) -> None:
         """Let go of what `protect` holds. Nix ties temporary roots to the connection."""

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from reconciler.build.log import live_path, read
-from reconciler.cli.text import harmless
+from reconciler.cli.text import cut, harmless
 
 LONGEST_LINE = 64 * 1024
 """Characters after which a line that does not end is printed as far as it goes."""
+
+WIDEST = 400
+"""Columns that are shown of each of the last lines."""
 
 
 class Lines:
@@ -45,11 +48,14 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def tail(logs: Path, attempt: int, count: int) -> list[str]:
-    """The last lines; none where no log was kept, or this user may not read it."""
+    """The last lines, as far as a few rows of a terminal hold them; none where no log was kept, or
+    this user may not read it.
+    """
     try:
-        return list(deque(lines_of(read(logs, attempt)), maxlen=count))
+        last = deque(lines_of(read(logs, attempt)), maxlen=count)
     except OSError:
         return []
+    return [cut(line, WIDEST) for line in last]
 
 
 class Follower:

@@ -14,7 +14,7 @@ from reconciler.cli.settings import settings, verb
 from reconciler.cli.state import reading
 from reconciler.cli.status import read_report
 from reconciler.cli.status_text import mark
-from reconciler.cli.text import columns, lasting, on_terminal, wrapped
+from reconciler.cli.text import columns, lasting, on_terminal, one_line, wrapped
 from reconciler.errors import UsageError
 from reconciler.quantities import QuantityError, duration
 from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs, counted, held
@@ -121,7 +121,7 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
     ]
     if wrong:
         text += f" {'; '.join(wrong[:5])}{_more(wrong)}."
-    names = [f"{each.jobset}.{each.attr}" for each in report.problems]
+    names = [one_line(f"{each.jobset}.{each.attr}") for each in report.problems]
     if names:
         text += f" Not there: {', '.join(names[:5])}{_more(names)}."
     if names or wrong:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from reconciler.cli.log_text import tail
 from reconciler.cli.text import BAD, BUSY, DIM, GOOD, harmless, lasting, one_line
@@ -38,11 +39,16 @@ class Weight(Enum):
 
 
 class Line(Struct, frozen=True):
-    """One line, with its colour."""
+    """One line, with its colour, as it was phrased: see `harmless`."""
 
     weight: Weight
     text: str
     color: str | None = None
+
+    @property
+    def harmless(self) -> Line:
+        """For people: whatever names it tells, it is one line that does nothing to a terminal."""
+        return replace(self, text=harmless(self.text).replace("\n", " "))
 
     def styled(self) -> str:
         """For a terminal."""
@@ -77,7 +83,7 @@ class News:
         for ended in self._new_attempts(database):
             lines += self._attempt_lines(database, ended)
         lines += self._push_lines(database)
-        return lines
+        return [line.harmless for line in lines]
 
     def _new_events(self, database: Database) -> list[Event]:
         assert self._event is not None
@@ -194,7 +200,8 @@ def _evaluation_lines(database: Database, event: Event) -> Iterator[Line]:
         case "running":
             yield Line(Weight.INFO, f"evaluating {name} ({one_line(found.cause)})")
         case "succeeded":
-            broken = f", {found.errors} that do not evaluate" if found.errors else ""
+            verb = "does" if found.errors == 1 else "do"
+            broken = f", {found.errors} that {verb} not evaluate" if found.errors else ""
             text = f"evaluated {name} in {took}: {counted(found.jobs, 'job')}{broken}"
             yield Line(Weight.INFO, text, BUSY if broken else None)
         case "failed" if found.error == INTERRUPTED:

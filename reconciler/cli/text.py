@@ -70,9 +70,14 @@ def cut(text: str, width: int | None) -> str:
     """A plain text in at most `width` columns, with … where it goes on."""
     if width is None or width_of(text) <= width:
         return text
-    while text and width_of(text) > max(width - 1, 0):
-        text = text[:-1]
-    return text.rstrip() + "…" if width > 0 else ""
+    room = width - 1
+    kept = ""
+    for character in text:
+        room -= width_of(character)
+        if room < 0:
+            break
+        kept += character
+    return kept.rstrip() + "…" if width > 0 else ""
 
 
 def table(
@@ -83,7 +88,8 @@ def table(
     indent: str = "",
 ) -> list[str]:
     """Lines with aligned columns, two spaces apart; the last column is cut to fit `width`."""
-    shown = [list(row) for row in rows]
+    # A job may have any name: one line it is all the same.
+    shown = [[cell.replace("\n", " ") for cell in row] for row in rows]
     if header is not None:
         shown.insert(0, [click.style(cell, bold=True) if cell else "" for cell in header])
     if not shown:

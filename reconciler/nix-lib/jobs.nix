@@ -144,14 +144,15 @@ let
             }
           ]
         else
-          throw "meta.${name} of '${dotted path}' must be ${kind}, not a ${typeOf meta.${name}}";
-      number = value: isInt value || isFloat value;
+          throw "meta.${name} of '${dotted path}' must be ${kind}, not ${shown meta.${name}}";
+      shown = value: if isInt value || isFloat value then toString value else "a ${typeOf value}";
+      seconds = value: (isInt value || isFloat value) && value >= 0;
       described = checked "description" "a string" isString;
     in
     listToAttrs (
       map (entry: entry // { value = unsafeDiscardStringContext entry.value; }) described
-      ++ checked "timeout" "a number of seconds" number
-      ++ checked "maxSilent" "a number of seconds" number
+      ++ checked "timeout" "a number of seconds" seconds
+      ++ checked "maxSilent" "a number of seconds" seconds
       ++ checked "schedulingPriority" "a whole number" isInt
     )
     // (if derivation._hydraAggregate or false then aggregateOf path derivation else { });

@@ -29,7 +29,7 @@ from msgspec import Struct
 from reconciler import process
 from reconciler.model import EvaluationFailure
 from reconciler.nix.expression import AttrPath, EvaluationTask, nix_lib, nix_string
-from reconciler.nix.rows import MAX_MESSAGE, Row, error_message, parse_row
+from reconciler.nix.rows import MAX_MESSAGE, Row, RowError, error_message, parse_row
 
 Emit = Callable[[Row], Awaitable[None]]
 
@@ -155,12 +155,19 @@ async def _settle(path: AttrPath, answer: _Answer, pool: _Pool, emit: Emit) -> N
         case _Set(names=names):
             found = [(*path, name) for name in names]
         case _Job(row=row):
-            await emit(parse_row({**row, "attrPath": list(path)}))
+            await emit(_parsed(row, path))
         case _Failed(message=message) | _Died(message=message):
             await emit(EvaluationFailure(attr_path=path, message=message))
         case _:
             assert_never(answer)
     await pool.settle(path, found=found)
+
+
+def _parsed(row: Mapping[str, Any], path: AttrPath) -> Row:
+    try:
+        return parse_row({**row, "attrPath": list(path)})
+    except RowError as error:
+        return EvaluationFailure(attr_path=path, message=f"it is no derivation: {error}")
 
 
 class _Set(Struct, frozen=True):

@@ -7,6 +7,7 @@ nothing: an evaluation without any job yields nothing.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -19,7 +20,15 @@ from reconciler.nix import builtin_evaluator, eval_jobs
 from reconciler.nix.aggregates import resolve_aggregates
 from reconciler.nix.expression import EvaluationTask, Given, evaluation_task
 from reconciler.nix.rows import Aggregate, Row
+from reconciler.nix.store_path import store_dir_in
 from reconciler.source import LockedSource, fetch_environment
+
+MAX_DEPTH = 16
+"""As in jobs.nix: what lies deeper is refused."""
+MAX_TOO_DEEP = 100
+"""Attributes that lie deeper, after which it is not each of them that is wrong. Of a set that
+contains itself more than once there is no end of them.
+"""
 
 
 class Evaluator(Protocol):
@@ -113,14 +122,17 @@ async def _run(locked: LockedSource, task: EvaluationTask, rows: _Rows) -> None:
     jobs: dict[str, DrvPath] = {}
     failed: set[str] = set()
     aggregates: list[Aggregate] = []
+    sifted = _Sieve(task)
 
     async def emit(row: Row) -> None:
+        row = sifted.row(row)
         if isinstance(row, Aggregate):
             aggregates.append(row)
             return
         if isinstance(row, EvaluatedJob):
             jobs[row.attr] = row.drv_path
         else:
+            jobs.pop(row.attr, None)
             failed.add(row.attr)
         await rows.put(row)
 
@@ -139,6 +151,55 @@ async def _run(locked: LockedSource, task: EvaluationTask, rows: _Rows) -> None:
     except Exception as error:  # noqa: BLE001  (a fault of ours must not look like an end)
         rows.fail(error)
     await rows.end()
+
+
+class _Sieve:
+    """Finds among an evaluation's rows those that cannot stand."""
+
+    def __init__(self, task: EvaluationTask) -> None:
+        self._store_dir = store_dir_in(task.environment)
+        name = re.escape(self._store_dir) + "/[0-9a-df-np-sv-z]{32}-[a-zA-Z0-9+._?=-]{1,211}"
+        self._derivation = re.compile(name + "[.]drv")
+        self._output = re.compile(name)
+        self._seen: dict[str, tuple[str, ...]] = {}
+        self._too_deep = 0
+
+    def row(self, row: Row) -> Row:
+        """The row, or what is wrong with it; ReconcilerError ends the evaluation."""
+        job = row.job if isinstance(row, Aggregate) else row
+        first = self._seen.setdefault(job.attr, job.attr_path)
+        if first != job.attr_path:
+            wrong = f"two attributes have this name: {_quoted(first)} and {_quoted(job.attr_path)}"
+        elif isinstance(job, EvaluationFailure):
+            self._count_deep(job)
+            return job
+        else:
+            wrong = self._wrong(job)
+        return EvaluationFailure(attr_path=job.attr_path, message=wrong) if wrong else row
+
+    def _count_deep(self, row: EvaluationFailure) -> None:
+        self._too_deep += len(row.attr_path) >= MAX_DEPTH
+        if self._too_deep > MAX_TOO_DEEP:
+            raise ReconcilerError(
+                f"more than {MAX_TOO_DEEP} attributes are nested too deeply, such as "
+                f"'{row.attr}': does a set contain itself? Set recurseForDerivations = false on it"
+            )
+
+    def _wrong(self, job: EvaluatedJob) -> str:
+        """An expression can give for a derivation whatever it likes; Nix would refuse to keep it,
+        and all that it is asked to keep with it.
+        """
+        if not self._derivation.fullmatch(job.drv_path):
+            return f"its drvPath, {job.drv_path!r}, is no derivation of {self._store_dir}"
+        for name, path in job.outputs.items():
+            if path is not None and not self._output.fullmatch(path):
+                return f"its output {name!r}, {path!r}, is no path of {self._store_dir}"
+        return ""
+
+
+def _quoted(path: tuple[str, ...]) -> str:
+    """As one writes it in Nix: only dots between names are bare."""
+    return ".".join(f'"{name}"' if "." in name else name for name in path)
 
 
 def _evaluator(environment: Mapping[str, str]) -> Evaluator:

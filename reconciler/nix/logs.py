@@ -198,7 +198,7 @@ async def _no_position(reader: Reader) -> None:
 
 async def _loose_text(reader: Reader) -> str:
     """Messages quote what builders print: not UTF-8, at times."""
-    return (await reader.string()).decode(errors="replace")
+    return (await reader.excerpt()).decode(errors="replace")
 
 
 async def _activity_started(reader: Reader) -> ActivityStarted:

@@ -377,7 +377,7 @@ async def read_build_result(reader: Reader, version: Version, store_dir: str) ->
     timed = version >= PROCESSOR_TIMES_SINCE
     result = BuildResult(
         status=BuildStatus(number),
-        message=plain((await reader.string()).decode(errors="replace")),
+        message=plain((await reader.excerpt()).decode(errors="replace")),
         times_built=await reader.word(),
         non_deterministic=await reader.word() != 0,
         started_at=await reader.word(),

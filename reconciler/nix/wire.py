@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Iterable
 
 CHUNK = 64 * 1024
 """How much is read from the peer, and handed on of a long string, at once."""
+LONGEST_QUOTED = 1024 * 1024 * 1024
+"""Bytes that are read of a string of which an excerpt is enough."""
 
 _WORD = struct.Struct("<Q")
 WORD_SIZE = 8
@@ -115,6 +117,23 @@ class Reader:
                 await self._padding(length)
             yield piece
 
+    async def excerpt(self) -> bytes:
+        """A string of which only the beginning and the end are kept if it is long.
+
+        Nix quotes what a builder printed last, by lines, and a line may have many MiB.
+        """
+        length = await self.word()
+        if length <= 2 * CHUNK or length > LONGEST_QUOTED:
+            self._charge(length)
+            value = await self._take(length)
+        else:
+            head = await self._take(CHUNK)
+            for skipped in range(CHUNK, length - CHUNK, CHUNK):
+                await self._take(min(CHUNK, length - CHUNK - skipped))
+            value = b"\n[...]\n".join((head, await self._take(CHUNK)))
+        await self._padding(length)
+        return value
+
     async def peek(self) -> bytes:
         """All that has arrived, at least one byte, without taking it; see `advance`."""
         if self._at == len(self._buffer):
@@ -155,8 +174,11 @@ class Reader:
 
     async def _receive(self) -> bytes:
         try:
-            async with asyncio.timeout(self.patience):
+            if self.patience is None:
                 chunk = await self._stream.read(CHUNK)
+            else:
+                async with asyncio.timeout(self.patience):
+                    chunk = await self._stream.read(CHUNK)
         except TimeoutError:
             raise PeerError(f"it has said nothing for {self.patience:g} s") from None
         except OSError as error:

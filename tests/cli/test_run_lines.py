@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from reconciler.cli.log_text import WIDEST
 from reconciler.cli.run_lines import Lines, News
 from reconciler.cli.run_live import Left, Picture, draw, estimate, read_picture
 from reconciler.database import built, declared
@@ -48,6 +49,19 @@ def test_attempts_of_every_outcome(farm: Farm, news: News) -> None:
     ]
     assert news.last_failures == ["bad: exit code 1", "slow: after 4h"]
     assert told(news, farm) == []
+
+
+def test_names_and_long_lines_reach_no_terminal_as_they_are(farm: Farm, news: News) -> None:
+    farm.derivations({"bad": []})
+    farm.evaluation("web", {"new\nline\x1b]0;title\x07": "bad"})
+    told(news, farm)
+    farm.attempt("bad", Outcome.FAILED, message="exit code 1", log=b"x" * 100_000 + b"\nend\n")
+    assert told(news, farm) == [
+        "FAILED bad after 4s on local: exit code 1",
+        "    " + "x" * (WIDEST - 1) + "…",
+        "    end",
+        "  see all: reconciler log web.new line",
+    ]
 
 
 def test_an_attempt_that_was_under_way(farm: Farm, news: News) -> None:
@@ -97,7 +111,7 @@ def test_evaluations(farm: Farm, news: News) -> None:
     number = farm.evaluation("web", {"a": "a"}, errors={"b": "error"})
     farm.evaluation("web.next", {}, failed="error: one\ntwo")
     lines = told(news, farm)
-    assert f"evaluated web #{number} in 2s: 2 jobs, 1 that do not evaluate" in lines
+    assert f"evaluated web #{number} in 2s: 2 jobs, 1 that does not evaluate" in lines
     assert "FAILED to evaluate web.next #2 after 2s" in lines
     assert lines[-3:] == ["    error: one", "    two", "  see all: reconciler status web.next"]
     cut_off = farm.evaluation("web.next", {}, failed=INTERRUPTED)

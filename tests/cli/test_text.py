@@ -5,7 +5,7 @@ import itertools
 import click
 import pytest
 
-from reconciler.cli.text import width_of, wrapped
+from reconciler.cli.text import cut, table, width_of, wrapped
 
 WORDS = "one two three four five six seven eight nine ten"
 
@@ -34,3 +34,23 @@ def test_what_is_too_long_stands_alone_and_gaps_stay() -> None:
     )
     assert wrapped("a  b\tc\nd", width=80) == "a  b c d"
     assert wrapped("", width=80, indent="  ") == ""
+
+
+@pytest.mark.parametrize("width", range(9))
+@pytest.mark.parametrize("text", ["abcdef", "世界世界", "a\u0301b\u0301c\u0301d", "ab  cdef", ""])
+def test_what_is_cut_fits_and_says_so(text: str, width: int) -> None:
+    shown = cut(text, width)
+    assert width_of(shown) <= width
+    if width_of(text) <= width:
+        assert shown == text
+    elif width:
+        assert text.startswith(shown.removesuffix("…"))
+        assert width_of(shown) + 2 >= min(width, width_of(text.replace("  ", " ")))
+
+
+def test_a_line_of_a_mebibyte_is_cut_at_once() -> None:
+    assert cut("世" * 2**20, 80) == "世" * 39 + "…"
+
+
+def test_a_row_is_one_line_whatever_it_names() -> None:
+    assert table([["two\nlines", "x"], ["a", "y"]]) == ["two lines  x", "a          y"]

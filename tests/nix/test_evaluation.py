@@ -27,7 +27,7 @@ from reconciler.model import (
     PathSource,
     Source,
 )
-from reconciler.nix.evaluation import evaluate
+from reconciler.nix.evaluation import MAX_TOO_DEEP, evaluate
 from reconciler.nix.expression import native_system
 from reconciler.source import lock
 from tests.support import eval_jobs_stand_in
@@ -179,6 +179,76 @@ async def test_both_evaluators_give_equal_rows(
     ]
     assert first_lines[0] == first_lines[1]
     assert len(first_lines[0]) == failing
+
+
+@pytest.mark.parametrize("stand_in", [False, True])
+async def test_what_is_no_derivation_of_the_store(
+    store: PrivateStore, folder: Path, *, stand_in: bool
+) -> None:
+    text = """
+      let
+        claim = drvPath: out: {
+          type = "derivation"; name = "x"; system = "x86_64-linux"; out.outPath = out;
+          inherit drvPath;
+        };
+        real = job "real";
+        other = "/nix/store/00000000000000000000000000000000-x";
+      in {
+        away = claim "${other}.drv" other;
+        output = claim real.outPath real.outPath;
+        outside = claim "${builtins.storeDir}/../x.drv" real.outPath;
+        wrongOutput = claim real.drvPath "${builtins.storeDir}/x";
+        number = claim 4 real.outPath;
+        untold = claim real.drvPath real.outPath // { name = 5; };
+        inherit real;
+      }
+    """
+    rows = await rows_of(jobset(expression(folder, text)), environment(store, stand_in=stand_in))
+    failures = failures_of(rows)
+    assert jobs_of(rows).keys() == {"real"}
+    assert failures.pop("untold", None) or stand_in
+    expected = {
+        "away": "is no derivation of",
+        "output": "is no derivation of",
+        "outside": "is no derivation of",
+        "wrongOutput": "is no path of",
+        "number": "integer",
+    }
+    for attr, part in expected.items():
+        assert part in failures[attr], attr
+
+
+@pytest.mark.parametrize("broken", ['job "c"', 'throw "no"'])
+async def test_two_attributes_of_one_name_are_told_apart_or_refused(
+    store: PrivateStore, folder: Path, broken: str
+) -> None:
+    text = f'{{ a.b = job "b"; "a.b" = {broken}; d = job "d"; }}'
+    rows = await rows_of(jobset(expression(folder, text)), environment(store))
+    *_, last = (row for row in rows if row.attr == "a.b")
+    assert isinstance(last, EvaluationFailure)
+    assert "two attributes have this name" in last.message
+    assert "a.b" in last.message.split()
+    assert '"a.b"' in last.message.split()
+    assert "d" in jobs_of(rows)
+
+
+async def test_a_set_that_contains_itself_more_than_once_ends_the_evaluation(
+    store: PrivateStore, folder: Path
+) -> None:
+    text = 'let a = { x = a; y = a; z = a; j = job "j"; }; in a'
+    rows = await rows_of(jobset(expression(folder, text)), environment(store))
+    last = rows[-1]
+    assert isinstance(last, EvaluationFailure)
+    assert last.attr_path == ()
+    assert "does a set contain itself?" in last.message
+    assert len(rows) < 10 * MAX_TOO_DEEP
+
+
+async def test_no_time_is_less_than_none(store: PrivateStore, folder: Path) -> None:
+    text = '{ a = job "a" // { meta.timeout = -5; }; b = job "b" // { meta.maxSilent = 0; }; }'
+    rows = await rows_of(jobset(expression(folder, text)), environment(store))
+    assert failures_of(rows) == {"a": "meta.timeout of 'a' must be a number of seconds, not -5"}
+    assert jobs_of(rows)["b"].max_silent == 0
 
 
 async def test_only_wanted_systems(store: PrivateStore) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from reconciler.nix.hashes import from_base32, to_base32
 from reconciler.nix.logs import plain
 from reconciler.nix.nar import NarScanner, NotNarError
-from reconciler.nix.wire import CHUNK, PeerError, Reader, string, strings, word
+from reconciler.nix.wire import CHUNK, LONGEST_QUOTED, PeerError, Reader, string, strings, word
 
 
 def reader_of(*chunks: bytes, allowance: int = 10**9) -> Reader:
@@ -62,6 +62,18 @@ async def test_long_strings_come_whole_or_in_pieces(size: int) -> None:
     assert all(0 < len(piece) <= CHUNK for piece in pieces)
 
 
+@pytest.mark.parametrize("size", [0, 9, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK, 5 * CHUNK + 3])
+async def test_of_what_is_too_long_the_beginning_and_the_end_are_kept(size: int) -> None:
+    value = bytes(index % 251 for index in range(size))
+    reader = reader_of(string(value), word(5), allowance=2 * CHUNK + 16 + 8)
+    kept = await reader.excerpt()
+    assert await reader.word() == 5
+    if size <= 2 * CHUNK:
+        assert kept == value
+    else:
+        assert kept == value[:CHUNK] + b"\n[...]\n" + value[-CHUNK:]
+
+
 async def test_a_peeked_byte_is_not_taken() -> None:
     reader = reader_of(word(1), b"abc", word(2))
     assert await reader.word() == 1
@@ -78,6 +90,8 @@ async def test_no_more_is_read_than_was_allowed() -> None:
     reader = reader_of(word(10**6), *[string("")] * 100, allowance=80)
     with pytest.raises(PeerError, match="more than is sensible"):
         await reader.texts()
+    with pytest.raises(PeerError, match="more than is sensible"):
+        await reader_of(word(LONGEST_QUOTED + 1), bytes(CHUNK)).excerpt()
     reader = reader_of(string("x" * 5000), allowance=8)
     assert sum([len(piece) async for piece in reader.pieces()]) == 5000
 

@@ -50,6 +50,40 @@ def test_what_a_build_prints_does_not_blame_the_machine(trial: Trial) -> None:
     assert trial.attempts("it") == ["failed"]
 
 
+def test_lines_of_many_mebibytes_are_no_fault_of_the_builder(trial: Trial) -> None:
+    """Nix quotes the last 25 lines in its error."""
+    lines = (
+        "for i in 1 2 3 4 5 6 7 8; do head -c 3000000 /dev/zero | tr '\\0' x; echo $i; done; exit 3"
+    )
+    trial.declare({"a": {"source": trial.source("a", f"{{ it = job \"it\" ''{lines}''; }}")}})
+    assert trial.once()
+    assert trial.attempts("it") == ["failed"]
+    assert trial.message("it") == "builder failed with exit code 3"
+    assert trial.conditions() == {}
+
+
+def test_what_only_claims_to_be_a_derivation_costs_only_itself(trial: Trial) -> None:
+    claims = """
+      { good = job "good" "echo > $out"; }
+      // builtins.mapAttrs (name: drvPath: {
+        type = "derivation"; system = "x86_64-linux"; out.outPath = builtins.storeDir;
+        inherit name drvPath;
+      }) {
+        away = "/nix/store/00000000000000000000000000000000-x.drv";
+        gone = "${builtins.storeDir}/00000000000000000000000000000000-x.drv";
+        text = builtins.toFile "x.drv" "no derivation";
+      }
+    """
+    other = '{ other = job "other" "echo > $out"; }'
+    trial.declare({"a": claims, "b": other})
+    assert trial.once()
+    assert trial.builds() == {"good": "succeeded", "other": "succeeded"}
+    assert [state for state, _ in trial.evaluations("a")] == ["succeeded"]
+    assert trial.conditions() == {}
+    errors = dict(trial.query("SELECT attr, error FROM job WHERE error IS NOT NULL"))
+    assert errors.keys() == {"away", "gone", "text"}
+
+
 def test_a_download_that_fails_is_tried_again_and_never_remembered(trial: Trial) -> None:
     """Nothing listens there; what the next run finds may be another answer."""
     fetch = """
