@@ -82,6 +82,10 @@ class _ResultKind(IntEnum):
     POST_BUILD_LOG_LINE = 107
 
 
+_LOG_LINES = (_ResultKind.BUILD_LOG_LINE, _ResultKind.POST_BUILD_LOG_LINE)
+_RESULT_HEAD = 4
+"""Words of a result before its fields: the tag, the activity, the kind, how many fields."""
+
 Field = int | str
 
 
@@ -173,6 +177,22 @@ async def read_record(reader: Reader, tag: StderrTag, handle: LogHandler) -> Non
             raise PeerError(f"{tag.name} is not a log record")
 
 
+def take_numbers(reader: Reader, handle: LogHandler) -> None:
+    """Hand on the results in numbers that have arrived whole, up to the first other record.
+
+    Nix tells its progress so dozens of times a build; read word by word they would cost as much as
+    all else that is done for a build.
+    """
+    while (head := reader.arrived(_RESULT_HEAD)) is not None and head[0] == StderrTag.RESULT:
+        _, activity, kind, count = head
+        ahead = reader.arrived(_RESULT_HEAD + 2 * count)
+        if ahead is None or kind in _LOG_LINES or any(ahead[_RESULT_HEAD::2]):  # 0: a number
+            return
+        reader.allow(RECORD_ALLOWANCE)
+        reader.skip(len(ahead))
+        handle(_told(activity, kind, ahead[_RESULT_HEAD + 1 :: 2]))
+
+
 async def read_error(reader: Reader) -> str:
     """Read what follows ERROR: Nix's message, with its context lines."""
     reader.allow(RECORD_ALLOWANCE)
@@ -212,13 +232,7 @@ async def _activity_started(reader: Reader) -> ActivityStarted:
 
 
 async def _fields(reader: Reader) -> tuple[Field, ...]:
-    """Nix tells its progress in numbers dozens of times a build: those are decoded at once."""
-    count = await reader.word()
-    ahead = reader.arrived(2 * count)
-    if ahead is not None and not any(ahead[::2]):  # the types; 0 is a number
-        reader.skip(2 * count)
-        return ahead[1::2]
-    return tuple([await _field(reader) for _ in range(count)])
+    return tuple([await _field(reader) for _ in range(await reader.word())])
 
 
 async def _field(reader: Reader) -> Field:
@@ -234,17 +248,20 @@ async def _field(reader: Reader) -> Field:
 async def _result(reader: Reader, handle: LogHandler) -> None:
     activity = await reader.word()
     kind = await reader.word()
-    if kind in (_ResultKind.BUILD_LOG_LINE, _ResultKind.POST_BUILD_LOG_LINE):
+    if kind in _LOG_LINES:
         await _build_log(reader, activity, handle)
         return
-    fields = await _fields(reader)
+    handle(_told(activity, kind, await _fields(reader)))
+
+
+def _told(activity: int, kind: int, fields: tuple[Field, ...]) -> LogRecord:
     match fields:
         case (str(phase),) if kind == _ResultKind.SET_PHASE:
-            handle(PhaseStarted(activity, phase))
+            return PhaseStarted(activity, phase)
         case (int(done), int(expected), *_) if kind == _ResultKind.PROGRESS:
-            handle(Progress(activity, done, expected))
+            return Progress(activity, done, expected)
         case _:
-            handle(ActivityResult(activity, kind, fields))
+            return ActivityResult(activity, kind, fields)
 
 
 async def _build_log(reader: Reader, activity: int, handle: LogHandler) -> None:

@@ -14,7 +14,15 @@ from collections.abc import AsyncIterable, AsyncIterator
 from reconciler.errors import ConnectionLostError, NixError
 from reconciler.nix.endpoint import Channel, Endpoint, open_channel
 from reconciler.nix.handshake import Greeting, greet
-from reconciler.nix.logs import LogHandler, RefusedError, StderrTag, ignore, read_error, read_record
+from reconciler.nix.logs import (
+    LogHandler,
+    RefusedError,
+    StderrTag,
+    ignore,
+    read_error,
+    read_record,
+    take_numbers,
+)
 from reconciler.nix.wire import CHUNK, WORD_SIZE, PeerError, Reader, word
 
 
@@ -131,6 +139,7 @@ class Session:
         """
         reader = self._channel.reader
         while True:
+            take_numbers(reader, log)
             reader.allow(WORD_SIZE)
             match StderrTag.of(await reader.word()):
                 case StderrTag.LAST:
