@@ -58,6 +58,23 @@ let
       !hasPrefix "file:" address || builtins.match "file:(//)?/.*" address != null
     ) "${address} is relative, and would be below /etc; write file:///PATH";
 
+  # As `reconciler check` compares them, of which this sees the plain cases.
+  addresses =
+    mapAttrsToList (name: cache: {
+      object = at "caches" name;
+      key = "uri";
+      address = trimmed cache.uri;
+    }) caches
+    ++ mapAttrsToList (name: store: {
+      object = at "artifactStores" name;
+      key = "url";
+      address = trimmed store.url;
+    }) artifactStores;
+  trimmed = address: builtins.head (builtins.match "(.*[^/])/*" address);
+  firstAt = address: (builtins.head (filter (other: other.address == address) addresses)).object;
+  inStore =
+    address: any (prefix: hasPrefix "${prefix}${storeDir}/" "${address}/") [ "file:" "file://" ];
+
   assertions =
     each jobsets (
       name: jobset:
@@ -82,6 +99,21 @@ let
       ]
     )
     ++ mapAttrsToList (name: store: located "${at "artifactStores" name}.url" store.url) artifactStores
+    ++ concatMap (
+      {
+        object,
+        key,
+        address,
+      }:
+      [
+        (claim "${object}.${key}" (
+          firstAt address == object
+        ) "${firstAt address} is at the same place; give each a place of its own, or keep one of them")
+        (claim "${object}.${key}" (!inStore address)
+          "it is in the Nix store, where only Nix may write; name a folder outside, such as file:///srv/nix-cache"
+        )
+      ]
+    ) addresses
     ++ mapAttrsToList (reached "caches") (lib.filterAttrs (_: bySsh) caches)
     ++ mapAttrsToList (reached "builders") remote
     ++ mapAttrsToList (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from reconciler import branches, config, reconcile
 from reconciler.database import Database, observe, open_memory, open_reader
@@ -24,6 +25,7 @@ from reconciler.model import CacheName, Desired, Jobset, JobsetName
 from reconciler.nix import settings as nix_settings
 from reconciler.places import Places
 from reconciler.plan import ListBranches, Plan, Poll, plan
+from reconciler.problems import Problem
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm
 from reconciler.reconcile.opening import open_farm, open_store
@@ -51,24 +53,27 @@ class Preview(Struct, frozen=True, kw_only=True):
     jobsets: Declared
     builders: Declared
     caches: Declared
+    warnings: tuple[Problem, ...] = ()
+    """What the document declares in vain."""
 
 
 async def preview(*, config_path: Path, state_dir: Path, environment: Mapping[str, str]) -> Preview:
     """Look; ReconcilerError for a bad document or a state that cannot be read."""
-    desired = config.load(config_path)
+    checked = config.check(config_path)
     nix = await nix_settings.read(environment)
     now = time.time()
     database = _copy(state_dir, now=now)
     places = Places(state_dir=state_dir, environment=environment)
     store = open_store(places)
-    farm = open_farm(database, desired, nix.systems, places, store, wake=lambda: None)
+    farm = open_farm(database, checked.desired, nix.systems, places, store, wake=lambda: None)
     try:
         before = observe.document_in_force(database)
         await reconcile.start(farm, now=now)
         was = stored.known(database)
         await _look(farm, environment, now=now)
         decided = plan(farm.desired, reconcile.look(farm, now=now), now=now)
-        return _preview(farm, decided, None if before is None else before[1], was)
+        found = _preview(farm, decided, None if before is None else before[1], was)
+        return replace(found, warnings=checked.warnings)
     finally:
         await farm.store.close()
         database.close()

@@ -44,11 +44,19 @@ class ConfigError(UsageError):
 
     def __init__(self, problems: Iterable[Problem], *, name: str) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.line or 0, p.column or 0)))
-        self.name = name = name if name.isprintable() else quote(name)
-        lines = [f"{_place(name, problem)}{problem}" for problem in self.problems[:_SHOWN]]
+        lines = told(self.problems[:_SHOWN], name=name)
         if (hidden := len(self.problems) - _SHOWN) > 0:
-            lines.append(f"{name}: and {hidden} more problems")
+            lines.append(f"{_printable(name)}: and {hidden} more problems")
         super().__init__("\n".join(lines))
+
+
+def told(problems: Iterable[Problem], *, name: str) -> list[str]:
+    """A line for each, `name:line:column: path: message; mend`."""
+    return [f"{_place(_printable(name), problem)}{problem}" for problem in problems]
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else quote(name)
 
 
 def _place(name: str, problem: Problem) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from reconciler import config
-from reconciler.cli.output import plain, print_json
+from reconciler.cli.output import plain, print_json, warn
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.text import GOOD
-from reconciler.problems import ConfigError
+from reconciler.problems import ConfigError, told
 from reconciler.status import counted
 
 
@@ -22,6 +22,8 @@ from reconciler.status import counted
     reconciler check farm.yaml --json
     """,
     notes="""
+    What is declared in vain is a warning: it is told, and the document is right.
+
     Exit status: 0 it is right, 2 it is not.
     """,
 )
@@ -30,14 +32,22 @@ def check(file: Path | None, *, as_json: bool) -> None:
     """Validate the document: every error, its place, the mend."""
     path = file or settings().config
     try:
-        desired = config.load(path)
+        found = config.check(path)
     except ConfigError as error:
         if not as_json:
             raise
-        print_json({"file": str(path), "valid": False, "problems": plain(error.problems)})
+        print_json(
+            {
+                "file": str(path),
+                "valid": False,
+                "problems": plain(error.problems),
+                "warnings": [],
+            }
+        )
         click.get_current_context().exit(error.exit_status)
+    desired = found.desired
     counts = {
-        "jobset": len(desired.jobsets),
+        "jobset": len(desired.jobsets) + len(desired.patterns),
         "builder": len(desired.builders),
         "cache": len(desired.caches),
     }
@@ -47,6 +57,7 @@ def check(file: Path | None, *, as_json: bool) -> None:
                 "file": str(path),
                 "valid": True,
                 "problems": [],
+                "warnings": plain(found.warnings),
                 "digest": desired.digest,
                 "jobsets": counts["jobset"],
                 "builders": counts["builder"],
@@ -54,5 +65,6 @@ def check(file: Path | None, *, as_json: bool) -> None:
             }
         )
         return
-    told = ", ".join(counted(number, noun) for noun, number in counts.items())
-    click.echo(f"{click.style('✓', fg=GOOD)} {path} is valid: {told}")
+    warn(told(found.warnings, name=str(path)))
+    held = ", ".join(counted(number, noun) for noun, number in counts.items())
+    click.echo(f"{click.style('✓', fg=GOOD)} {path} is valid: {held}")

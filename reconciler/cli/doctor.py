@@ -32,6 +32,7 @@ from reconciler.nix import settings as nix_settings
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import local_endpoint
 from reconciler.nix.store_path import store_dir_in
+from reconciler.problems import told
 from reconciler.quantities import format_size
 
 PATIENCE = 15.0
@@ -97,7 +98,7 @@ def examine(where: Settings) -> Iterator[Finding]:
     yield _evaluator()
     yield _try("Nix daemon", _nix_daemon)
     desired: list[Desired] = []
-    yield _try("document", lambda: _document(where, desired))
+    yield from _document(where, desired)
     yield _state_dir(where)
     yield _try("database", lambda: _database(where))
     yield _daemon(where)
@@ -139,10 +140,17 @@ def _nix_daemon() -> str:
     return asyncio.run(ask())
 
 
-def _document(where: Settings, found: list[Desired]) -> str:
-    desired = config.load(where.config)
-    found.append(desired)
-    return f"{where.config} is valid"
+def _document(where: Settings, found: list[Desired]) -> Iterator[Finding]:
+    name = "document"
+    try:
+        checked = config.check(where.config)
+    except ReconcilerError as error:
+        yield Finding(name=name, verdict=Verdict.BAD, message=str(error))
+        return
+    found.append(checked.desired)
+    yield Finding(name=name, verdict=Verdict.GOOD, message=f"{where.config} is valid")
+    for line in told(checked.warnings, name=str(where.config)):
+        yield Finding(name=name, verdict=Verdict.WARNING, message=line)
 
 
 def _state_dir(where: Settings) -> Finding:

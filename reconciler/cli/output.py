@@ -6,12 +6,14 @@ Times are seconds since the epoch, durations seconds, sizes bytes. `schemas/` de
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 import click
 from msgspec import Struct
+
+from reconciler.cli.text import BUSY, harmless
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
@@ -43,6 +45,12 @@ def flat(value: Any) -> dict[str, Json]:
     inner = whole.pop("facts")
     assert isinstance(inner, dict)
     return {**inner, **whole}
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Print each on stderr."""
+    for each in warnings:
+        click.echo(click.style("warning: ", fg=BUSY, bold=True) + harmless(each), err=True)
 
 
 def print_json(value: Json) -> None:

@@ -12,10 +12,11 @@ from msgspec import Struct
 
 from reconciler import plan as planning
 from reconciler import upkeep
-from reconciler.cli.output import Json, plain, print_json
+from reconciler.cli.output import Json, plain, print_json, warn
 from reconciler.cli.settings import settings, verb
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, cut, one_line
 from reconciler.preview import Declared, Preview, preview
+from reconciler.problems import told
 from reconciler.states import InspectionScope
 from reconciler.status import counted
 
@@ -60,6 +61,7 @@ def plan(*, as_json: bool) -> None:
     if as_json:
         print_json(_json(found, lines))
         return
+    warn(told(found.warnings, name=str(where.config)))
     if not lines:
         click.echo("Nothing to do: everything is as declared.")
         return
@@ -199,5 +201,6 @@ def _json(found: Preview, lines: Sequence[Line]) -> Json:
             {"kind": kind, "name": name, "reason": reason, "message": message}
             for (kind, name, reason), message in found.plan.conditions.items()
         ],
+        "warnings": plain(found.warnings),
         "wakeAt": found.plan.wake_at,
     }

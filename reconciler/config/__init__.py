@@ -13,9 +13,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from reconciler.config import document, json_schema, rules
+from msgspec import Struct
+
+from reconciler.config import document, json_schema, rules, warnings
 from reconciler.config.json_schema import schema
-from reconciler.config.tree import DocumentError, plain
+from reconciler.config.tree import DocumentError, Json, Node, plain
 from reconciler.model import (
     ArtifactStore,
     Branches,
@@ -45,12 +47,27 @@ from reconciler.problems import ConfigError, Problem
 from reconciler.quantities import duration, size
 from reconciler.resources import Amount, amount
 
-__all__ = ["ConfigError", "Problem", "load", "parse", "schema"]
+__all__ = ["Checked", "ConfigError", "Problem", "check", "load", "parse", "schema"]
+
+
+class Checked(Struct, frozen=True, kw_only=True):
+    """A valid document."""
+
+    desired: Desired
+    warnings: tuple[Problem, ...]
+    """What it declares in vain, in its order."""
 
 
 def load(path: Path) -> Desired:
     """Read the document at `path`; relative paths in it start from its folder."""
     return parse(_read(path), name=str(path), folder=path.absolute().parent)
+
+
+def check(path: Path) -> Checked:
+    """The same, and what in it is of no use."""
+    root, located = _valid(_read(path), name=str(path), folder=path.absolute().parent)
+    desired = _desired(located)
+    return Checked(desired=desired, warnings=tuple(warnings.warnings(root, located, desired)))
 
 
 def parse(text: bytes, *, name: str, folder: Path = Path("/")) -> Desired:
@@ -59,6 +76,12 @@ def parse(text: bytes, *, name: str, folder: Path = Path("/")) -> Desired:
     `name` is what messages call it, `folder` where its relative paths start. Raises ConfigError
     with everything that is wrong.
     """
+    _, located = _valid(text, name=name, folder=folder)
+    return _desired(located)
+
+
+def _valid(text: bytes, *, name: str, folder: Path) -> tuple[Node, Json]:
+    """The document as it is written, and with absolute paths. ConfigError."""
     try:
         root, problems = document.read(text)
     except DocumentError as error:
@@ -71,8 +94,7 @@ def parse(text: bytes, *, name: str, folder: Path = Path("/")) -> Desired:
     problems += rules.problems(root, located)
     if problems:
         raise ConfigError(problems, name=name)
-    completed: Any = json_schema.completed(located)
-    return _desired(completed)
+    return root, located
 
 
 def _read(path: Path) -> bytes:
@@ -96,7 +118,8 @@ def _unreadable(path: Path, message: str, mend: str) -> ConfigError:
     return ConfigError([problem], name=str(path))
 
 
-def _desired(completed: dict[str, Any]) -> Desired:
+def _desired(located: Json) -> Desired:
+    completed: Any = json_schema.completed(located)
     canonical = json.dumps(completed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     jobsets = {
         JobsetName(name): _jobset(JobsetName(name), value)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from reconciler.config import branch_rules
+from reconciler.config import addresses, branch_rules
 from reconciler.config.host_keys import canonical
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
@@ -83,6 +83,7 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
         yield from _unaudited(["jobsets", name, "incremental", "audit"], jobset)
     yield from _builders(builders)
     yield from _stored_secrets(document)
+    yield from addresses.refusals(document)
     for name, store in _declared(document, "artifactStores").items():
         yield from _artifact_store(["artifactStores", name], store)
         yield from _bucket(["artifactStores", name, "url"], store.get("url"))

@@ -120,7 +120,10 @@ def test_artifact_stores_are_tried(store: PrivateStore, tmp_path: Path) -> None:
         stores = {
             "folder": {"url": f"file://{tmp_path}/folder"},
             "right": {"url": url, "credentialsFile": str(keys)},
-            "wrong": {"url": url, "credentialsFile": str(wrong)},
+            "wrong": {
+                "url": url.replace("bucket?", "bucket/wrong?"),
+                "credentialsFile": str(wrong),
+            },
         }
         found = doctor(store, {}, stores=stores, status=1)
     assert found["artifact store folder"][0] == "good"

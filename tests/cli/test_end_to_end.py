@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 import yaml
 
+from reconciler import config
 from reconciler.model import JobsetName
 from tests.cli.farm import check_schema
 from tests.support.private_store import PrivateStore
@@ -226,6 +228,19 @@ def test_the_daemon_hears_requests(host: Host) -> None:
         assert refused.returncode == 4
         assert "another reconciler" in refused.stderr
     assert JobsetName("web") in host.run("status", status=1)
+
+
+def test_a_plan_tells_what_is_declared_in_vain(host: Host) -> None:
+    host.declare()
+    done = subprocess.run(
+        host.command("plan"), env=host.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("warning: ") == 1
+    assert "caches.main: it is declared, but no jobset pushes to it; name it" in done.stderr
+    assert "+ cache main\n" in done.stdout
+    (warning,) = config.check(host.root / "farm.yaml").warnings
+    found = host.json("plan", schema="plan")["warnings"]
+    assert found == [msgspec.to_builtins(warning)]
 
 
 def test_run_refuses_a_bad_document(host: Host) -> None:

@@ -528,6 +528,14 @@ WRONG = [
      "caches.c.credentialsFile", "is in the Nix store"),
     ("caches: {c: {uri: 'file:/x', upstreams: [{url: 'https://x', publicKey: ^^'k:x'}]}}",
      "caches.c.upstreams[0].publicKey", "write NAME:KEY"),
+    ("caches: {a: {uri: 'file:/x'}, b: {uri: ^^'file:///x/'}}", "caches.b.uri",
+     "caches.a is at the same place; give each a place of its own"),
+    ("caches: {a: {uri: 's3://b'}}\nartifactStores: {s: {url: ^^'s3://b?region=r'}}",
+     "artifactStores.s.url", "caches.a is at the same place"),
+    ("caches: {a: {uri: ^^'file:///nix/store/cache'}}", "caches.a.uri",
+     '"file:///nix/store/cache" is in the Nix store, where only Nix may write; name a folder'),
+    ("artifactStores: {s: {url: ^^'file:/srv/x/../../nix/store'}}", "artifactStores.s.url",
+     "is in the Nix store"),
     ("a: 1\n^^a: 2\njobsets: {}", "a", None),
 ]  # fmt: skip
 

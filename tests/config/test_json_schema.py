@@ -138,7 +138,7 @@ def test_every_key_of_an_object_is_taken_up(kind: str) -> None:
 
     def made(value: dict[str, Any]) -> object:
         declared: dict[str, dict[str, Any]] = {
-            "caches": {"main": {"uri": "file:///srv/cache"}},
+            "caches": {"main": {"uri": "file:///srv/main"}},
             "builders": {"big": {"uri": "ssh-ng://big", "resources": {"memory": "32GiB"}}},
         }
         declared[f"{kind}s"] = {**declared.get(f"{kind}s", {}), "example": value}

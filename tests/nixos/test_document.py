@@ -156,6 +156,21 @@ def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
             ["file:./cache is relative", "write file:///PATH"],
         ),
         (
+            {"caches": {"two": FARM["caches"]["main"]}},
+            "caches.two.uri",
+            ["settings.caches.main is at the same place", "keep one"],
+        ),
+        (
+            {"artifactStores": {"builds": {"url": "file:///srv/cache/"}}},
+            "artifactStores.builds.url",
+            ["settings.caches.local is at the same place", "keep one"],
+        ),
+        (
+            {"caches": {"local": {"uri": "file:/nix/store/cache"}}},
+            "caches.local.uri",
+            ["in the Nix store", "name a folder outside"],
+        ),
+        (
             {"artifactStores": {"builds": {"url": "file:./builds"}}},
             "artifactStores.builds.url",
             ["file:./builds is relative", "write file:///PATH"],
