@@ -7,12 +7,13 @@ small jobset.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler.model import Cache, CacheName, StorePath
-from reconciler.outcomes import Outcome
+from reconciler.outcomes import AskedToWait, Outcome
 from reconciler.states import InspectionScope
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
@@ -92,7 +93,7 @@ class Caching:
             further=further,
             lines=self._lines(),
         )
-        self._report(await pushing.telling(work, cache.name, traffic, self._report))
+        self._tell(cache, await pushing.telling(work, cache.name, traffic, self._report))
 
     def accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
         """Send logs and realisations to a cache, beside its paths."""
@@ -101,16 +102,22 @@ class Caching:
     async def _accompany(self, cache: Cache, companions: Sequence[Companion]) -> None:
         from reconciler.companions import accompany  # noqa: PLC0415 - see above
 
-        self._report(
-            await accompany(
-                cache,
-                companions,
-                logs=self._logs,
-                store_dir=self._store_dir,
-                traffic=self._traffic_to(cache),
-                lines=self._lines(),
-            )
+        outcome = await accompany(
+            cache,
+            companions,
+            logs=self._logs,
+            store_dir=self._store_dir,
+            traffic=self._traffic_to(cache),
+            lines=self._lines(),
         )
+        self._tell(cache, outcome)
+
+    def _tell(self, cache: Cache, outcome: Outcome) -> None:
+        """Report what came of work on a cache, and before it the pause that its server asks for."""
+        until = self._traffic_to(cache).take_pause()
+        if until > time.time():
+            self._report(AskedToWait(cache=cache.name, until=until))
+        self._report(outcome)
 
     def _traffic_to(self, cache: Cache) -> Traffic:
         """What counts and limits all that is sent to a cache, whoever sends it."""
@@ -137,7 +144,16 @@ class Caching:
     ) -> None:
         from reconciler import inspecting  # noqa: PLC0415 - see above
 
-        self._report(await inspecting.inspect(cache, scope, paths, self._store, self._upstreams))
+        outcome = await inspecting.inspect(
+            cache,
+            scope,
+            paths,
+            self._store,
+            self._upstreams,
+            traffic=self._traffic_to(cache),
+            lines=self._lines(),
+        )
+        self._tell(cache, outcome)
 
     def mark(
         self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
@@ -150,7 +166,10 @@ class Caching:
     ) -> None:
         from reconciler import collecting  # noqa: PLC0415 - see above
 
-        self._report(await collecting.mark(cache, ours, wanted))
+        outcome = await collecting.mark(
+            cache, ours, wanted, traffic=self._traffic_to(cache), lines=self._lines()
+        )
+        self._tell(cache, outcome)
 
     def collect(
         self,
@@ -174,6 +193,13 @@ class Caching:
     ) -> None:
         from reconciler import collecting  # noqa: PLC0415 - see above
 
-        self._report(
-            await collecting.collect(cache, paths, ours=ours, wanted=wanted, beside=beside)
+        outcome = await collecting.collect(
+            cache,
+            paths,
+            ours=ours,
+            wanted=wanted,
+            beside=beside,
+            traffic=self._traffic_to(cache),
+            lines=self._lines(),
         )
+        self._tell(cache, outcome)

@@ -21,7 +21,7 @@ from msgspec import Struct
 from reconciler import config, notify, reconcile
 from reconciler.build import log as build_log
 from reconciler.config import ConfigError
-from reconciler.database import Database, StateLock, observe, open_writer, recovery
+from reconciler.database import Database, StateLock, observe, open_writer, pushed, recovery
 from reconciler.errors import StateError
 from reconciler.model import Desired, JobsetName, PathSource
 from reconciler.nix import settings as nix_settings
@@ -50,6 +50,9 @@ SIGNS_OF_LIFE = 3
 """In the time after which the service manager takes us for hung; it advises two or more."""
 ONCE_FAILURES = 3
 """`run --once` gives a path or a builder up after so many failures; the daemon never does."""
+ONCE_PATIENCE = 60.0
+"""Seconds for which `run --once` leaves a cache alone whose server asks for a pause: as long as one
+request waits. After more it ends, with what is left to push open."""
 
 
 def run(
@@ -96,18 +99,34 @@ async def _run(config_path: Path, places: Places, ways: _Ways) -> bool:
     store = open_store(places)
     nix = asyncio.create_task(nix_settings.read(places.environment))
     connection = asyncio.create_task(store.connection())
+    document = asyncio.create_task(asyncio.to_thread(_read, config_path))
     try:
         await _let_start()
         database = open_writer(places.state_dir, now=time.time())
         try:
             loop = _Loop(config_path, places, database, store, ways)
-            return await loop.run(nix)
+            return await loop.run(nix, await document)
         finally:
             database.close()
     finally:
         # Not cancelled: asyncio complains of a child that is stopped while it starts.
-        await asyncio.gather(nix, connection, return_exceptions=True)
+        await asyncio.gather(nix, connection, document, return_exceptions=True)
         await store.close()
+
+
+class _Document(Struct, frozen=True, kw_only=True):
+    """The document as it was found at the start."""
+
+    digest: bytes
+    desired: Desired | ConfigError
+
+
+def _read(path: Path) -> _Document:
+    digest = _digest(path)
+    try:
+        return _Document(digest=digest, desired=config.load(path))
+    except ConfigError as error:
+        return _Document(digest=digest, desired=error)
 
 
 async def _let_start() -> None:
@@ -145,9 +164,9 @@ class _Loop:
         self._document = b""
         self._changed: set[str] = set()
 
-    async def run(self, nix: Awaitable[nix_settings.Settings]) -> bool:
+    async def run(self, nix: Awaitable[nix_settings.Settings], document: _Document) -> bool:
         """Start, tick until the end, stop; gives whether `--once` converged."""
-        desired, problem = self._first_document()
+        desired, problem = self._first(document)
         recovery.recover(self._database, now=time.time())
         build_log.compress_orphans(self._places.logs)
         farm = open_farm(
@@ -171,6 +190,7 @@ class _Loop:
             reload.look_at_secrets(farm)
             if self._once:  # somebody waits for it, and may have mended what failed before
                 farm.try_builders(now=time.time())
+                pushed.wait_no_longer(self._database)
             farm.hold_jobs()
             if watcher is not None:
                 self._watch(watcher, farm)
@@ -198,7 +218,7 @@ class _Loop:
                 if tick.plan.actions:
                     continue  # what they changed at once may call for more
                 if self._once and not reconcile.can_go_on(
-                    farm, tick, now=now, failures=ONCE_FAILURES
+                    farm, tick, now=now, failures=ONCE_FAILURES, patience=ONCE_PATIENCE
                 ):
                     return True
                 await farm.executor.rest()
@@ -261,16 +281,16 @@ class _Loop:
 
     # --- The document and watched sources --------------------------------------------------
 
-    def _first_document(self) -> tuple[Desired, str | None]:
+    def _first(self, document: _Document) -> tuple[Desired, str | None]:
         """The document, or (the daemon only) the last good one with what is wrong with this."""
-        self._document = _digest(self._config_path)
-        try:
-            return config.load(self._config_path), None
-        except ConfigError as error:
-            in_force = observe.document_in_force(self._database)
-            if self._once or in_force is None:
-                raise
-            return config.parse(in_force[1].encode(), name="the document in force"), str(error)
+        self._document = document.digest
+        if isinstance(document.desired, Desired):
+            return document.desired, None
+        in_force = observe.document_in_force(self._database)
+        if self._once or in_force is None:
+            raise document.desired
+        parsed = config.parse(in_force[1].encode(), name="the document in force")
+        return parsed, str(document.desired)
 
     def _notice_changes(self, farm: Farm, watcher: Watcher | None, *, now: float) -> None:
         digest = _digest(self._config_path)

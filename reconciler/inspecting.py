@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from reconciler.binary_cache import Finding, Flaw, open_cache
+from reconciler.binary_cache import Finding, Flaw, Lines, Traffic, open_cache
 from reconciler.binary_cache.narinfo import hash_part
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Cache, PushScope, StorePath
@@ -34,12 +34,15 @@ async def inspect(
     paths: Collection[StorePath],
     store: Store,
     upstreams: Upstreams,
+    *,
+    traffic: Traffic,
+    lines: Lines,
 ) -> Inspected:
     """Look at paths that were pushed."""
     folder = Path(next(iter(paths))).parent
     read_up_to = READ_OF_SAMPLE if scope is InspectionScope.SAMPLE else 0
     try:
-        async with open_cache(cache, store_dir=str(folder)) as opened:
+        async with open_cache(cache, store_dir=str(folder), traffic=traffic, lines=lines) as opened:
             findings = await opened.examine(paths, read_up_to=read_up_to)
         findings = await without_elsewhere(cache, findings, store, upstreams)
     except (CacheError, NixError) as error:

@@ -190,6 +190,13 @@ class Pushed(Struct, frozen=True, kw_only=True):
 
 
 class Accompanied(Struct, frozen=True, kw_only=True):
+class AskedToWait(Struct, frozen=True, kw_only=True):
+    """A cache's server asks to be left alone, until seconds since the epoch."""
+
+    cache: CacheName
+    until: float
+
+
     """Logs and realisations were sent to a cache, by their names there."""
 
     cache: CacheName
@@ -274,6 +281,7 @@ Outcome = (
     | Sending
     | Pushed
     | Accompanied
+    | AskedToWait
     | Inspected
     | Revisited
     | Marked

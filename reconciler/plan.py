@@ -19,8 +19,9 @@ from reconciler.model import (
     JobsetName,
     StorePath,
 )
+from reconciler.quantities import time_of_day
 from reconciler.scheduler import Assignment, Scheduler, Slots
-from reconciler.upkeep import Collect, Inspect, Mark, ObservedCache, upkeep
+from reconciler.upkeep import ASKED_TO_WAIT, Collect, Inspect, Mark, ObservedCache, upkeep
 
 UNAVAILABLE_PAUSE = 60.0
 """Seconds until a source that could not be resolved is tried again, at the latest."""
@@ -268,8 +269,7 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
     for name, declared in desired.caches.items():
         cache = observed.caches.get(name, ObservedCache())
         actions.extend(_pushes(name, cache))
-        if cache.next_due_at is not None:
-            wakes.append(cache.next_due_at)
+        wakes += [at for at in (cache.next_due_at, cache.left_alone_until) if at is not None]
         for due, action in upkeep(declared, cache, evaluating=observed.evaluating, now=now):
             if now < due:
                 wakes.append(due)
@@ -292,6 +292,8 @@ def _pushes(name: CacheName, cache: ObservedCache) -> Iterator[Action]:
     """What is to be found out, and sent, of what belongs in a cache."""
     if cache.unqueued:
         yield QueuePushes(cache=name, derivations=cache.unqueued)
+    if cache.left_alone_until is not None:
+        return
     if cache.due and not cache.busy and not cache.collecting:
         yield Push(cache=name, paths=cache.due, further=cache.further)
     if cache.beside and not cache.accompanying and not cache.collecting:
@@ -423,6 +425,11 @@ def _conditions(desired: Desired, observed: Observed) -> Mapping[tuple[str, str,
         if away.error is not None:
             for name in away.jobsets:
                 conditions["jobset", name, "not-fetched"] = away.error
+    for cache, state in observed.caches.items():
+        if state.left_alone_until is not None:
+            until = time_of_day(state.left_alone_until)
+            message = f"its server asks to be left alone until {until}"
+            conditions["cache", cache, ASKED_TO_WAIT] = message
     for jobset in desired.jobsets.values():
         seen = observed.jobsets.get(jobset.name, ObservedJobset())
         newest = seen.evaluations[0] if seen.evaluations else None

@@ -14,7 +14,8 @@ from typing import Any
 from reconciler.binary_cache import Lines, Traffic
 from reconciler.binary_cache.nars import LocalNars
 from reconciler.binary_cache.order import reference_levels
-from reconciler.binary_cache.push import described, push_batch, told_apart
+from reconciler.binary_cache.push import push_batch
+from reconciler.binary_cache.refusals import described, told_apart
 from reconciler.errors import CacheError, NixError
 from reconciler.model import Cache, CacheName, PathInfo, PushScope, StorePath
 from reconciler.outcomes import Closed, Pushed, Sending

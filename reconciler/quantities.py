@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: "1h30m", "4GiB".
+"""Durations, sizes and hours as people write them: "1h30m", "4GiB", "20:05:09 UTC".
 
 Pure: text to number and back. Knows nothing of the document they stand in.
 """
@@ -120,6 +120,12 @@ def format_duration(seconds: float) -> str:
     if (minutes := round(seconds / 60)) < 1440:
         return _pair(minutes, per_large=60, large="h", small="m")
     return _pair(round(seconds / 3600), per_large=24, large="d", small="h")
+
+
+def time_of_day(at: float) -> str:
+    """Print a time that is near by its hour ("20:05:09 UTC"); `at` in seconds since the epoch."""
+    minutes, seconds = divmod(int(at) % 86_400, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02} UTC"
 
 
 def format_size(count: int) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
+from reconciler.quantities import time_of_day
+
 FIRST_PAUSE = 30.0
 """Seconds after the second failure in a row; doubled with each further one."""
 LONGEST_PAUSE = 900.0
@@ -38,8 +40,7 @@ class Trouble(Struct, frozen=True, kw_only=True):
     @property
     def message(self) -> str:
         """For people. It changes with a failure only, not with time."""
-        minutes, seconds = divmod(int(self.until) % 86_400, 60)
-        until = f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02} UTC"
+        until = time_of_day(self.until)
         if self.failures == 1:
             return f"quarantined until {until}, then tried by one build: {self.error}"
         return (

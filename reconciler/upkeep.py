@@ -19,7 +19,12 @@ SAMPLE = 50
 WHOLE_INTERVAL = 86400.0
 """Seconds within which every path is looked at: what samples do not get to is looked at at once."""
 MARK_INTERVAL = 21600.0
-"""Seconds between looks for what nothing needs in a cache that is ours."""
+"""Seconds between looks for what nothing needs in a cache that is ours, and for what was begun to
+be written there and never came to its end."""
+
+
+ASKED_TO_WAIT = "asked-to-wait"
+"""The reason of a cache's condition: its server wants to be left alone for a while."""
 
 
 class ObservedCache(Struct, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ class ObservedCache(Struct, frozen=True, kw_only=True):
     """When it was last tried to delete such, and failed."""
     settled: bool = True
     """All that belongs there is known, and is there."""
+    left_alone_until: float | None = None
+    """Its server asks not to be spoken to before."""
 
 
 class Inspect(Struct, frozen=True, kw_only=True):
@@ -82,8 +89,10 @@ class Collect(Struct, frozen=True, kw_only=True):
 def upkeep(
     declared: Cache, cache: ObservedCache, *, evaluating: bool, now: float
 ) -> Iterator[tuple[float, Inspect | Mark | Collect]]:
-    """What is done to a cache from time to time, and when; nothing while any of it is under way."""
-    if cache.inspecting or cache.collecting:
+    """What is done to a cache from time to time, and when; nothing while any of it is under way, or
+    its server wants to be left alone.
+    """
+    if cache.inspecting or cache.collecting or cache.left_alone_until is not None:
         return
     if cache.seen_at is not None:
         due = max(cache.seen_at, cache.looked_at or 0.0) + SAMPLE_INTERVAL

@@ -50,7 +50,7 @@ PURE: list[set[str]] = [
     {"resources", "states"},
     {"push_progress"},
     {"problems", "quantities"},
-    {"errors"},
+    {"backoff", "errors"},
 ]
 LAYERS = SHELL + EFFECTS + PURE
 """From the top down. A module imports from levels below its own, not from its own or above; a

@@ -47,6 +47,7 @@ from reconciler.plan import (
     Withdraw,
     plan,
 )
+from reconciler.quantities import time_of_day
 from reconciler.scheduler import Demand, Scheduler, Slots
 from reconciler.states import InspectionScope
 from reconciler.upkeep import (
@@ -345,6 +346,24 @@ def test_what_belongs_in_a_cache_is_queued_and_pushed() -> None:
 def test_one_batch_at_a_time() -> None:
     queue = ObservedCache(due=(StorePath("/nix/store/a"),), busy=True)
     assert plan(desired(caches=(CACHE,)), observed(caches={MAIN: queue}), now=NOW).actions == ()
+
+
+def test_a_cache_that_asked_for_it_is_left_alone() -> None:
+    queue = ObservedCache(
+        due=(StorePath("/nix/store/a"),),
+        beside=("log/a",),
+        unqueued=(4,),
+        seen_at=NOW - WHOLE_INTERVAL,
+        marked_at=None,
+        left_alone_until=NOW + 1800,
+    )
+    declared = desired(caches=(replace(CACHE, gc=True),))
+    found = plan(declared, observed(caches={MAIN: queue}), now=NOW)
+    assert found.actions == (QueuePushes(cache=MAIN, derivations=(4,)),), "it asks the store alone"
+    assert found.wake_at == NOW + 1800
+    ((key, message),) = found.conditions.items()
+    assert key == ("cache", MAIN, "asked-to-wait")
+    assert message.endswith(f"until {time_of_day(NOW + 1800)}")
 
 
 def test_a_cache_of_which_nothing_is_known_needs_nothing() -> None:

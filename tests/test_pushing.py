@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from msgspec.structs import replace
 
-from reconciler.binary_cache.push import MAX_REFUSALS
+from reconciler.binary_cache.refusals import MAX_REFUSALS
 from reconciler.model import PathInfo, PushScope, StorePath
 from reconciler.nix import local_endpoint
 from reconciler.nix.endpoint import CommandEndpoint

@@ -23,7 +23,8 @@ from reconciler.model import StorePath
 _BATCH = 1000
 _ALWAYS_THERE = "nix-cache-info"
 ABANDONED_AGE = 86400.0
-"""Seconds after which a NAR that no narinfo names is taken for abandoned."""
+"""Seconds after which a NAR that no narinfo names, or that never came to its end, is taken for
+abandoned."""
 
 
 class Entry(Struct, frozen=True):
@@ -58,10 +59,14 @@ async def delete(
     used = {entry.url for digits, entry in entries.items() if digits not in doomed}
     await _remove(store, {entries[digits].url for digits in doomed} - used)
     await _remove(store, await _abandoned(store, used))
+    return frozenset(free)
+
+
+async def give_up_unfinished(store: ObjectStore) -> None:
+    """Have objects forgotten whose writing began long ago and never ended: they may be paid for."""
     if store.for_sources is not None:
         with contextlib.suppress(CacheError):  # not every key is allowed to; rules of S3 do it too
             await store.for_sources.give_up(before=time.time() - ABANDONED_AGE)
-    return frozenset(free)
 
 
 async def _abandoned(store: ObjectStore, used: Collection[str]) -> list[str]:

@@ -154,7 +154,7 @@ def refused(answer: Answer, address: HttpAddress, what: str) -> Fault:
     status, place = answer.status, f"{address.url}: {what}"
     method = what.partition(" ")[0]
     if status in _TRANSIENT_STATUS:
-        pause = retry_after(answer.headers.get("retry-after"))
+        pause = retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
         return TransientError(f"{what} is answered with {status}", retry_after=pause)
     match status:
         case 401 | 407:

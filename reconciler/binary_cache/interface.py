@@ -125,6 +125,12 @@ class BinaryCache(Protocol):
         """Those of our paths that neither a wanted one nor anything that others pushed needs."""
         ...
 
+    async def give_up_unfinished(self) -> None:
+        """Remove what was being written a day ago and more, and never came to its end, where the
+        cache keeps such. Nothing where it does not let us.
+        """
+        ...
+
     async def delete(
         self, paths: Collection[StorePath], *, keep: Collection[StorePath]
     ) -> frozenset[StorePath]:

@@ -140,6 +140,10 @@ class NarCache:
         """See BinaryCache."""
         return await collection.delete(self._store, paths, keep=keep)
 
+    async def give_up_unfinished(self) -> None:
+        """See BinaryCache."""
+        await collection.give_up_unfinished(self._store)
+
     async def close(self) -> None:
         """Close the store of objects."""
         await self._store.close()

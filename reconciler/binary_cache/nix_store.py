@@ -30,6 +30,7 @@ from reconciler.binary_cache.lines import Line, Lines
 from reconciler.binary_cache.nars import GoneError, Nars
 from reconciler.binary_cache.order import hold_back, reference_levels
 from reconciler.binary_cache.packing import damaged
+from reconciler.binary_cache.refusals import told_apart
 from reconciler.binary_cache.signing import SecretKey, signatures
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.binary_cache.verification import batches, dangling, unsigned
@@ -193,8 +194,9 @@ class NixStoreCache:
         keys = [key.public for key in self._keys]
         with self._faults():
             for batch in batches(paths):
-                infos = await (await self._peer()).query_path_infos(batch)
-                found += [_absent(path) for path in batch if path not in infos]
+                infos, refused = await self._described(batch)
+                found += [_undescribed(path, why) for path, why in refused.items()]
+                found += [_absent(p) for p in batch if p not in infos and p not in refused]
                 found += unsigned(infos.values(), keys)
                 references = {path for info in infos.values() for path in info.references}
                 found += dangling(infos.values(), await self.missing(references))
@@ -206,8 +208,34 @@ class NixStoreCache:
                         found += [] if flaw is None else [flaw]
         return tuple(found)
 
+    async def _described(
+        self, paths: Sequence[StorePath]
+    ) -> tuple[Mapping[StorePath, PathInfo], Mapping[StorePath, NixError]]:
+        """What it says of paths, and of which it refuses to, however many these are."""
+
+        async def ask(some: Sequence[StorePath]) -> Mapping[StorePath, PathInfo]:
+            return await (await self._peer()).query_path_infos(some)
+
+        infos, refused = await told_apart(ask, paths, at_most=len(paths))
+        for why in refused.values():
+            if isinstance(why, ConnectionLostError):
+                raise why
+        return infos, refused
+
     async def _flaw(self, info: PathInfo) -> Finding | None:
         """Read a path as the store has it on its disk."""
+        try:
+            return await self._read(info)
+        except ConnectionLostError:
+            # Nix hangs up on what it cannot send to its end. A line that breaks does so once.
+            try:
+                return await self._read(info)
+            except ConnectionLostError as error:
+                await (await self._peer()).query_valid_paths([info.path])  # or it is not the path's
+                message = f"{info.path} cannot be read there: {error}"
+                return Finding(path=info.path, flaw=Flaw.NAR_DAMAGED, message=message)
+
+    async def _read(self, info: PathInfo) -> Finding | None:
         peer = await self._peer()
         try:
             async with aclosing(peer.nar_from_path(info.path)) as chunks:
@@ -258,6 +286,9 @@ class NixStoreCache:
         """Refused."""
         del ours, wanted
         raise self._has_a_collector()
+
+    async def give_up_unfinished(self) -> None:
+        """Nothing: that store does it itself."""
 
     async def delete(
         self, paths: Collection[StorePath], *, keep: Collection[StorePath]
@@ -325,11 +356,12 @@ class NixStoreCache:
         """
         again = []
         for info in infos:
-            peer = await self._peer()
-            theirs = await peer.query_path_info(info.path)
+            known, _ = await self._described([info.path])
+            theirs = known.get(info.path)
             if theirs is None or await self._flaw(theirs) is not None:
                 again.append(info)
             elif theirs.nar_hash == info.nar_hash:
+                peer = await self._peer()
                 await peer.add_signatures(info.path, signatures(info, self._keys))
                 continue
             else:
@@ -448,6 +480,11 @@ async def _checked(info: PathInfo, chunks: AsyncIterator[bytes]) -> AsyncIterato
     if found != info.nar_hash:
         raise _DamagedError(f"has the hash {found}, not {info.nar_hash}")
     yield held
+
+
+def _undescribed(path: StorePath, why: NixError) -> Finding:
+    message = f"that store does not describe {path}: {why}"
+    return Finding(path=path, flaw=Flaw.UNREADABLE, message=message)
 
 
 def _absent(path: StorePath) -> Finding:

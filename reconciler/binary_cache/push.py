@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection
 
 from msgspec import structs
 
@@ -11,16 +10,9 @@ from reconciler.binary_cache import open_cache
 from reconciler.binary_cache.interface import PushReport
 from reconciler.binary_cache.lines import Lines
 from reconciler.binary_cache.nars import Nars
+from reconciler.binary_cache.refusals import PathInfosOf, described
 from reconciler.binary_cache.traffic import Traffic
-from reconciler.errors import ConnectionLostError, NixError
-from reconciler.model import Cache, PathInfo, StorePath
-
-MAX_REFUSALS = 8
-"""Paths, or derivations, of which the store may refuse to tell, each at the cost of some questions,
-before that is taken for the store's fault."""
-
-T = TypeVar("T")
-PathInfosOf = Callable[[Sequence[StorePath]], Awaitable[Mapping[StorePath, PathInfo]]]
+from reconciler.model import Cache, StorePath
 
 
 async def push_batch(
@@ -58,38 +50,3 @@ async def push_batch(
         gone=(*gone, *report.gone),
         failed={**refused, **report.failed},
     )
-
-
-async def described(
-    path_infos: PathInfosOf, paths: Sequence[StorePath]
-) -> tuple[Mapping[StorePath, PathInfo], Mapping[StorePath, str]]:
-    """What the store says of paths; and of those that it refuses to describe (Nix does where its
-    database has nonsense of one), why. NixError where that is no matter of a few of them.
-    """
-    infos, refused = await told_apart(path_infos, paths)
-    for error in refused.values():
-        if isinstance(error, ConnectionLostError) or len(refused) > MAX_REFUSALS:
-            raise error
-    return infos, {path: str(error) for path, error in refused.items()}
-
-
-async def told_apart(
-    ask: Callable[[Sequence[T]], Awaitable[Mapping[StorePath, PathInfo]]], asked: Sequence[T]
-) -> tuple[dict[StorePath, PathInfo], dict[T, NixError]]:
-    """What the store tells when asked of many at once, and of which it does not, with the fault:
-    one that it refuses keeps nothing else back, unless too many are or the connection is lost.
-    """
-    infos: dict[StorePath, PathInfo] = {}
-    refused: dict[T, NixError] = {}
-    todo = [asked]
-    while todo:
-        some = todo.pop()
-        try:
-            infos |= await ask(some)
-        except NixError as error:
-            lost = isinstance(error, ConnectionLostError) or len(refused) >= MAX_REFUSALS
-            if len(some) > 1 and not lost:
-                todo += [some[: len(some) // 2], some[len(some) // 2 :]]
-            else:
-                refused |= dict.fromkeys(some, error)
-    return infos, refused

@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -22,6 +23,7 @@ from typing import Protocol, TypeVar
 from reconciler.binary_cache.staging import Staging
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
+from reconciler.quantities import time_of_day
 
 T = TypeVar("T")
 
@@ -34,7 +36,10 @@ _ATTEMPTS = 6
 _FIRST_PAUSE = 0.1
 """Seconds, doubled with each further attempt: about three in all."""
 _LONGEST_PAUSE = 60.0
-"""What asks for more is given up for now; the queue of the pushes comes back to it."""
+"""Seconds that a request waits where the server asks for it, all pauses together. What asks for
+more is given up for now, and the queue of the pushes comes back to it at the time that was said."""
+LONGEST_BELIEVED = 3600.0
+"""Seconds of a pause that a server asks for, at most: as long as our own become."""
 _CHUNK = 1024 * 1024
 _PREFIX = "nix-reconciler-staging-"
 _CONTENT_TYPES = {
@@ -59,6 +64,10 @@ class UnreachableError(TransientError):
 
 class UnusableError(CacheError):
     """The cache does not work: the next request would fail as this one did."""
+
+
+class LeftAloneError(UnusableError):
+    """The server asks for a pause, which its Traffic knows."""
 
 
 class Reader(Protocol):
@@ -124,6 +133,7 @@ class Remote:
         return await loop.run_in_executor(self._executor, self._repeated, request)
 
     def _repeated(self, request: Callable[[], T]) -> T:
+        asked = 0.0
         for attempt in range(1, _ATTEMPTS + 1):
             self._stop.wait(self._not_before - time.monotonic())
             if self._stop.is_set():
@@ -131,13 +141,17 @@ class Remote:
             try:
                 return request()
             except TransientError as error:
-                self._give_up_or_pause(error, attempt)
+                asked += error.retry_after
+                self._give_up_or_pause(error, attempt, asked=asked)
         raise AssertionError
 
-    def _give_up_or_pause(self, error: TransientError, attempt: int) -> None:
-        if error.retry_after > _LONGEST_PAUSE:
-            raise UnusableError(
-                f"{self._name}: {error}; it asks to be left alone for {error.retry_after:.0f} s"
+    def _give_up_or_pause(self, error: TransientError, attempt: int, *, asked: float) -> None:
+        """Pause, unless it is of no use; `asked`: for how many seconds in all the server did."""
+        if error.retry_after and (asked > _LONGEST_PAUSE or attempt == _ATTEMPTS):
+            until = time.time() + error.retry_after
+            self.traffic.leave_alone(until=until)
+            raise LeftAloneError(
+                f"{self._name}: {error}; it asks to be left alone until {time_of_day(until)}"
             ) from error
         if attempt == _ATTEMPTS:
             kind = UnusableError if isinstance(error, UnreachableError) else CacheError
@@ -308,16 +322,28 @@ async def together(work: Iterable[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def retry_after(header: str | None) -> float:
-    """What a Retry-After header says, in seconds: a number or a date; 0 for none or nonsense."""
+def retry_after(header: str | None, *, date: str | None = None) -> float:
+    """What a Retry-After header says, in seconds: a number or a date; 0 for none or nonsense.
+
+    `date` is the header that tells the server's time: a date of its own is by that.
+    """
     if header is None:
         return 0.0
     if header.strip().isdecimal():
-        return float(header)
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+        return min(float(header), LONGEST_BELIEVED)
+    then, now = _seconds(header), _seconds(date or "")
+    if then is None:
         return 0.0
+    return min(max(0.0, then - (time.time() if now is None else now)), LONGEST_BELIEVED)
+
+
+def _seconds(date: str) -> float | None:
+    """A date of HTTP's, which is of UTC even where it does not say so; None: it is none."""
+    try:
+        found = parsedate_to_datetime(date)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def content_type(name: str) -> str:

@@ -100,7 +100,8 @@ def _answered(error: ClientError, address: S3Address) -> Fault:
         return FileNotFoundError()
     if code in _TRANSIENT or (status in _TRANSIENT_STATUS and code not in _FULL):
         reason = f"{address.place} answers {status} ({text})"
-        return TransientError(reason, retry_after=retry_after(headers.get("retry-after")))
+        pause = retry_after(headers.get("retry-after"), date=headers.get("date"))
+        return TransientError(reason, retry_after=pause)
     if code in ("EntityTooLarge", "413"):
         return CacheError(f"{address.uri}: {address.place} takes no object of this size: {text}")
     return UnusableError(f"{address.uri}: {_mend(code, status, text, headers, address)}")

@@ -1,4 +1,4 @@
-"""What is sent to a cache: counted, and held to so many bytes a second.
+"""What is sent to a cache: counted, and held to so many bytes a second; and the pause it asked for.
 
 Arithmetic only: whoever sends waits by itself. Safe for many threads at once.
 """
@@ -21,6 +21,7 @@ class Traffic:
         self.sent = 0
         """Bytes so far, those of attempts that failed included."""
         self._free_at = 0.0
+        self._left_alone_until = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -42,3 +43,14 @@ class Traffic:
                 return 0.0
             self._free_at = max(self._free_at, now) + amount / self.limit
             return self._free_at - now
+
+    def leave_alone(self, *, until: float) -> None:
+        """Note that the server asks for a pause; in seconds since the epoch."""
+        with self._lock:
+            self._left_alone_until = max(self._left_alone_until, until)
+
+    def take_pause(self) -> float:
+        """Until when, as it said since this was asked last; 0: it said nothing."""
+        with self._lock:
+            until, self._left_alone_until = self._left_alone_until, 0.0
+            return until

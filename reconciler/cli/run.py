@@ -18,6 +18,7 @@ from reconciler.cli.text import columns, lasting, on_terminal, one_line, wrapped
 from reconciler.errors import UsageError
 from reconciler.quantities import QuantityError, duration
 from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs, counted, held
+from reconciler.upkeep import ASKED_TO_WAIT
 
 
 @verb(
@@ -36,6 +37,11 @@ from reconciler.status import EXIT_STATUS, JobState, Report, Verdict, count_jobs
       TERM, INT  end; what is being built or pushed has --stop-after to come to
                  its end, and what takes longer is taken up by the next start
       a second   end at once
+
+    With --once a cache is given up for now after three failures, or when its
+    server asks for a pause (Retry-After) of more than a minute: the last line
+    says until when, and what was to be pushed there stays queued. The daemon
+    leaves such a cache alone for as long as it asks, up to an hour.
 
     Exit status with --once:
       0  all is as declared
@@ -114,6 +120,12 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
     verb_text = "Done" if converged else "Stopped before it was done"
     text = f"{verb_text} in {lasting(seconds)}. {'; '.join(told)}."
     wrong = [
+        f"cache {each.facts.name}: {condition.message}"
+        for each in report.caches
+        for condition in each.facts.conditions
+        if condition.reason == ASKED_TO_WAIT
+    ]
+    wrong += [
         f"{condition.kind} {condition.name}: {condition.reason.replace('-', ' ')}"
         for of in (report.jobsets, report.builders)
         for each in of

@@ -19,6 +19,7 @@ from reconciler.cli.text import BUSY, DIM, columns, harmless, lasting, one_line,
 from reconciler.database import lookup, slots
 from reconciler.database.bases import BuildFacts
 from reconciler.database.blocked import blocked, slots_of
+from reconciler.database.cached import why_not_there
 from reconciler.database.file import Database
 from reconciler.database.held import hold_on, holds
 from reconciler.database.in_force import InForce
@@ -66,13 +67,17 @@ def why(job: str, *, as_json: bool) -> None:
         notes = _notes(
             database, subject, running=daemon(where) is not None, waits=answer.state.live
         )
+        unpushed = [] if answer.facts is None else why_not_there(database, answer.facts.id)
         base = _base(database, answer)
         if as_json:
             told = None if base is None else base_told.build_json(base)
-            print_json({**_json(database, answer), "incremental": told, "notes": list(notes)})
+            said: list[Json] = [*notes, *unpushed]
+            print_json({**_json(database, answer), "incremental": told, "notes": said})
         else:
             for line in _lines(database, answer, notes):
                 click.echo(line)
+            for note in unpushed:
+                click.echo(_note(one_line(note)))
             if base is not None:
                 sentence = one_line(base_told.sentence(database, base))
                 click.echo(wrapped(sentence, width=columns(), indent="  ", first=""))
@@ -231,11 +236,15 @@ def _lines(database: Database, answer: _Answer, notes: Sequence[str]) -> Iterato
     if answer.log_command is not None:
         yield f"{_which_log(answer)}: {click.style(answer.log_command, bold=True)}"
     for note in notes if explanation is not None else ():
-        yield wrapped(click.style(f"note: {note}", fg=BUSY), width=width, indent="  ", first="")
+        yield _note(note)
     if explanation is not None and isinstance(answer.subject, DerivationSubject):
         jobs = lookup.job_names(database, answer.subject.derivation)
         if jobs:
             yield f"it is the job {', '.join(jobs[:5])}"
+
+
+def _note(text: str) -> str:
+    return wrapped(click.style(f"note: {text}", fg=BUSY), width=columns(), indent="  ", first="")
 
 
 def _which_log(answer: _Answer) -> str:

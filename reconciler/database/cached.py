@@ -71,6 +71,21 @@ def caches(
     )
 
 
+def why_not_there(database: Database, derivation: int) -> list[str]:
+    """Of the caches that are still to get what a derivation makes, what is wrong; in sentences."""
+    return [
+        f"cache {row['name']} does not have it yet: {row['reason']}: {row['message']}"
+        for row in database.query(
+            "SELECT DISTINCT c.name, replace(k.reason, '-', ' ') AS reason, k.message"
+            " FROM output o CROSS JOIN push p ON p.path = o.path"
+            " AND p.state IN ('pending', 'pushing') JOIN cache c ON c.id = p.cache"
+            " JOIN condition k ON k.kind = 'cache' AND k.name = c.name"
+            " WHERE o.derivation = ? ORDER BY 1, 2",
+            (derivation,),
+        )
+    ]
+
+
 class CacheContents(Struct, frozen=True, kw_only=True):
     """What a cache was sent so far."""
 

@@ -150,11 +150,11 @@ def record_ends(farm: Farm, *, now: float) -> None:
                 collect.collect(farm, outcome, now=now)
 
 
-def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int) -> bool:
+def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int, patience: float) -> bool:
     """Whether waiting could bring something, although nothing is to be done just now.
 
     A build that backs off has attempts left, a builder in quarantine or a path that failed was
-    tried less than `failures` times.
+    tried less than `failures` times; and its cache does not ask for more than `patience` seconds.
     """
     graph = farm.work.graph
     awaited = any(each.until > now and each.failures <= failures for each in farm.troubles.values())
@@ -168,7 +168,9 @@ def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int) -> bool:
     if any(0 < each.failures < failures for each in tick.observed.away):
         return True
     return any(
-        cache.next_due_at is not None and cache.failures < failures
+        cache.next_due_at is not None
+        and cache.failures < failures
+        and (cache.left_alone_until or now) <= now + patience
         for cache in tick.observed.caches.values()
     )
 
@@ -289,7 +291,9 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
     unqueued = farm.unqueued.get(name, set()) - closing - farm.away.keys() - farm.held
     untold = {each: unclosed[each] for each in unqueued & unclosed.keys()}
     put_off = {each: away.not_before for each, away in untold.items() if away.not_before > now}
-    told = (queue.next_due_at, beside.next_at, *put_off.values())
+    left_alone = farm.left_alone_until(name, now=now)
+    later = left_alone if queue.due or beside.names else None
+    told = (queue.next_due_at, beside.next_at, later, *put_off.values())
     dues = [each for each in told if each is not None]
     looked = inspected.looked(farm.database, name)
     usable = ("cache", name, KEYLESS) not in farm.faults
@@ -311,6 +315,7 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         ),
         unneeded_since=collected.since(farm.database, name),
         collected_at=farm.collected_at.get(name),
+        left_alone_until=left_alone,
         settled=not (queue.due or dues or beside.names or farm.unqueued.get(name) or closing),
     )
 

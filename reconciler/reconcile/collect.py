@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
 
+from reconciler import backoff
 from reconciler import outcomes as out
 from reconciler.database import (
     built,
@@ -26,10 +28,8 @@ from reconciler.transitions import Cause
 from reconciler.upkeep import SAMPLE, WHOLE_INTERVAL
 from reconciler.work import LiveBuild, package_name
 
-MAX_BACKOFF = 3600.0
-"""Seconds between attempts at most, however often something failed."""
 PUSH_BACKOFF = 5.0
-"""Seconds after a path's first failure; doubled each time."""
+"""Seconds after a path's first failure at most; doubled each time."""
 FETCH_BACKOFF = 1.0
 """Seconds after outputs could not be fetched for the first time; doubled each time."""
 
@@ -61,6 +61,7 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             out.Closed()
             | out.Sending()
             | out.Pushed()
+            | out.AskedToWait()
             | out.Accompanied()
             | out.Inspected()
             | out.Marked()
@@ -97,6 +98,7 @@ def _of_cache(
     outcome: out.Closed
     | out.Sending
     | out.Pushed
+    | out.AskedToWait
     | out.Accompanied
     | out.Inspected
     | out.Marked
@@ -111,6 +113,8 @@ def _of_cache(
             progress.advance(farm.database, outcome.cache, sent=outcome.sent, now=now)
         case out.Pushed():
             _pushed(farm, outcome, now=now)
+        case out.AskedToWait():
+            farm.left_alone[outcome.cache] = outcome.until
         case out.Accompanied():
             _accompanied(farm, outcome, now=now)
         case out.Inspected():
@@ -245,13 +249,36 @@ def _fetched(farm: Farm, outcome: out.Fetched, *, now: float) -> None:
             away.not_before = now + _pause(FETCH_BACKOFF, failures=away.failures)
 
 
-def _pause(backoff: float, *, failures: int) -> float:
+def _pause(first: float, *, failures: int) -> float:
     """Seconds until the next attempt, of one that failed so often before.
 
     The first time none: what is lost now and then (a killed builder, a dropped connection) is
     best tried again at once; what fails twice in a row is given time.
     """
-    return min(backoff * 2 ** (failures - 1), MAX_BACKOFF) if failures else 0.0
+    return backoff.doubled(first, failures - 1) if failures else 0.0
+
+
+def _tried_again(farm: Farm, cache: CacheName, *, now: float) -> Callable[[int], float]:
+    """When something is sent to a cache once more, by how often that failed before.
+
+    One chance for all of a batch: it is tried again as a batch.
+    """
+    chance = random.random()  # noqa: S311 no secret depends on it
+    at_least = farm.left_alone_until(cache, now=now) or now
+
+    def when(failures: int) -> float:
+        pause = backoff.jittered(PUSH_BACKOFF, failures, chance=chance)
+        return max(now + pause, at_least)
+
+    return when
+
+
+def _fault_of_cache(
+    farm: Farm, cache: CacheName, reason: str, message: str | None, *, now: float
+) -> None:
+    """Note that a cache cannot be used, unless that is what its server asks for: it says so."""
+    asked = farm.left_alone_until(cache, now=now) is not None
+    farm.fault("cache", cache, reason, None if asked else message)
 
 
 def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
@@ -295,7 +322,8 @@ def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
 
 def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
     farm.pushing.discard(outcome.cache)
-    farm.fault("cache", outcome.cache, "unusable", outcome.unusable)
+    _fault_of_cache(farm, outcome.cache, "unusable", outcome.unusable, now=now)
+    again = _tried_again(farm, outcome.cache, now=now)
     failures = observe.push_failures(farm.database, outcome.cache, outcome.failed)
     change = partial(pushed.PushChange, before=PushState.PUSHING)
     changes = [
@@ -332,7 +360,7 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
             after=PushState.PENDING,
             cause=Cause.INFRASTRUCTURE,
             error=message,
-            not_before=now + min(PUSH_BACKOFF * 2 ** failures.get(path, 0), MAX_BACKOFF),
+            not_before=again(failures.get(path, 0)),
         )
         for path, message in outcome.failed.items()
     ]
@@ -360,16 +388,14 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
 
 def _accompanied(farm: Farm, outcome: out.Accompanied, *, now: float) -> None:
     farm.accompanying.discard(outcome.cache)
+    again = _tried_again(farm, outcome.cache, now=now)
     before = companions.failures(farm.database, outcome.cache, outcome.failed)
     companions.record(
         farm.database,
         outcome.cache,
         sent=outcome.sent,
         gone=outcome.gone,
-        failed={
-            name: (why, now + min(PUSH_BACKOFF * 2 ** before.get(name, 0), MAX_BACKOFF))
-            for name, why in outcome.failed.items()
-        },
+        failed={name: (why, again(before.get(name, 0))) for name, why in outcome.failed.items()},
     )
 
 
@@ -383,7 +409,7 @@ def _build_again(farm: Farm, cache: CacheName, paths: Iterable[StorePath]) -> No
 
 def _inspected(farm: Farm, outcome: out.Inspected, *, now: float) -> None:
     farm.inspecting.discard(outcome.cache)
-    farm.fault("cache", outcome.cache, "not-inspected", outcome.unusable)
+    _fault_of_cache(farm, outcome.cache, "not-inspected", outcome.unusable, now=now)
     if outcome.unusable is None:
         sight = inspected.Sight(
             scope=outcome.scope,
@@ -416,7 +442,7 @@ def _revisited(farm: Farm, outcome: out.Revisited, *, now: float) -> None:
 
 def _collected(farm: Farm, outcome: out.Marked | out.Collected, *, now: float) -> None:
     farm.collecting.discard(outcome.cache)
-    farm.fault("cache", outcome.cache, "not-collected", outcome.unusable)
+    _fault_of_cache(farm, outcome.cache, "not-collected", outcome.unusable, now=now)
     if outcome.unusable is not None:
         return
     match outcome:

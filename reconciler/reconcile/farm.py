@@ -117,6 +117,8 @@ class Farm(Struct):
     pushing: set[CacheName] = field(default_factory=set)
     asked: dict[CacheName, int] = field(default_factory=dict)
     """How far in the queue it was asked what a cache has already."""
+    left_alone: dict[CacheName, float] = field(default_factory=dict)
+    """Caches whose servers asked for a pause, and until when."""
     accompanying: set[CacheName] = field(default_factory=set)
     """Those to which logs and realisations are being sent."""
     inspecting: set[CacheName] = field(default_factory=set)
@@ -192,6 +194,10 @@ class Farm(Struct):
                 self.trigger(name, cause="another source is declared", force=False)
         self.desired = desired
         self.executor.artifact_stores = desired.artifact_stores
+        for cache in desired.caches.values():
+            before_it = self.desired.caches.get(cache.name)
+            if before_it is not None and before_it.uri != cache.uri:
+                self.left_alone.pop(cache.name, None)
         self.share_due = True
         due.everything(self.database)
         in_force = observe.document_in_force(self.database)
@@ -446,6 +452,11 @@ class Farm(Struct):
                 self.unqueued.setdefault(cache.name, set()).update(found)
 
     # --- Faults ----------------------------------------------------------------------------
+
+    def left_alone_until(self, cache: CacheName, *, now: float) -> float | None:
+        """The end of the pause that a cache's server asked for; None: there is none, or no more."""
+        until = self.left_alone.get(cache, 0.0)
+        return until if until > now else None
 
     def fault(self, kind: str, name: str, reason: str, message: str | None) -> None:
         """Note that something is wrong with an object, or (None) that it is no longer."""

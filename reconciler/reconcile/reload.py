@@ -33,9 +33,10 @@ def look_at_secrets(farm: Farm) -> None:
 
 
 def try_again(farm: Farm) -> None:
-    """Wait no longer for builders in quarantine, nor with pushes that failed."""
+    """Wait no longer for builders in quarantine, nor with pushes that failed or were put off."""
     for builder in [*farm.troubles]:
         farm.builder_works(builder)  # perhaps: it is to be found out
     pushed.wait_no_longer(farm.database)
+    farm.left_alone.clear()
     farm.unshared.clear()
     farm.undiscarded = Away()

@@ -9,14 +9,16 @@ import contextlib
 import os
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
-from reconciler.binary_cache import BinaryCache, Flaw, LocalNars, ObjectStore, open_cache
+from reconciler.binary_cache import BinaryCache, Flaw, LocalNars, ObjectStore, Traffic, open_cache
 from reconciler.binary_cache.http_store import HttpStore
 from reconciler.binary_cache.s3_store import S3Store
 from reconciler.errors import CacheError
@@ -61,15 +63,21 @@ class Line:
     def around(self) -> Cache:
         return declared_at(self.direct, credentials=self.credentials)
 
-    async def store(self, *, patience: float = 20.0) -> ObjectStore:
+    async def store(self, *, patience: float = 20.0, traffic: Traffic | None = None) -> ObjectStore:
         opened: S3Store | HttpStore
         if self.kind == "s3":
             opened = await S3Store.open(
-                self.spoilt, credentials_file=self.credentials, patience=patience
+                self.spoilt,
+                credentials_file=self.credentials,
+                patience=patience,
+                traffic=traffic,
             )
         else:
             opened = await HttpStore.open(
-                self.spoilt, credentials_file=self.credentials, patience=patience
+                self.spoilt,
+                credentials_file=self.credentials,
+                patience=patience,
+                traffic=traffic,
             )
         return opened
 
@@ -261,15 +269,36 @@ async def test_a_server_that_asks_for_a_pause_gets_it(line: Line) -> None:
     await store.close()
 
 
-async def test_a_server_that_wants_a_long_pause_is_left_alone(line: Line) -> None:
-    store = await line.store()
-    line.proxy.judge = lambda _: Answer(503, {"Retry-After": "3600"})
-    with pytest.raises(CacheError, match="left alone for 3600 s"):
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("as_date", [False, True])
+async def test_a_server_that_wants_a_long_pause_is_left_alone(
+    line: Line, status: int, as_date: bool
+) -> None:
+    traffic, begun = Traffic(), time.time()
+    store = await line.store(traffic=traffic)
+    pause = formatdate(begun + 1800, usegmt=True) if as_date else "1800"
+    said = Answer(status, {"Retry-After": pause}, b"<html>not now</html>")
+    line.proxy.judge = lambda _: said
+    with pytest.raises(CacheError, match=r"left alone until [0-9:]{8} UTC"):
         await store.present(["a.narinfo"])
     assert len(line.proxy.seen) == 1
+    assert 1799 <= traffic.take_pause() - begun <= 1800 + (time.time() - begun)
+    assert not traffic.take_pause(), "it is told once"
     failed = await store.put({f"{number}.narinfo": b"x" for number in range(200)})
     assert len(failed) == 200
     assert len(line.proxy.seen) < 50, "the others are not even tried"
+    await store.close()
+
+
+async def test_a_request_does_not_wait_again_and_again(line: Line) -> None:
+    traffic = Traffic()
+    store = await line.store(traffic=traffic)
+    pauses = iter(["1", "60"])
+    line.proxy.judge = lambda _: Answer(503, {"Retry-After": next(pauses)})
+    with pytest.raises(CacheError, match="left alone until"):
+        await store.present(["a.narinfo"])
+    assert len(line.proxy.seen) == 2
+    assert traffic.take_pause()
     await store.close()
 
 

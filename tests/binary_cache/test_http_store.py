@@ -6,13 +6,13 @@ import base64
 from collections.abc import AsyncIterator
 from email.utils import formatdate
 from pathlib import Path
-from time import time
+from time import asctime, gmtime, time
 
 import pytest
 
 from reconciler.binary_cache.http_access import address_of, read_authorization
 from reconciler.binary_cache.http_store import HttpStore
-from reconciler.binary_cache.remote import retry_after
+from reconciler.binary_cache.remote import LONGEST_BELIEVED, retry_after
 from reconciler.errors import CacheError
 from tests.binary_cache.servers import PASSWORD, Server, dav_server, netrc
 from tests.support.fault_proxy import Answer, FaultProxy, fault_proxy
@@ -222,3 +222,8 @@ def test_how_long_a_server_asks_to_be_left_alone() -> None:
     assert retry_after("soon") == 0
     assert retry_after(formatdate(time() - 5)) == 0
     assert 990 < retry_after(formatdate(time() + 1000)) <= 1000
+    assert 990 < retry_after(asctime(gmtime(time() + 1000))) <= 1000, "it names no zone"
+    ahead = formatdate(time() + 86400 + 1000)
+    assert retry_after(ahead, date=formatdate(time() + 86400)) in (999, 1000), "by its own clock"
+    assert retry_after("86400") == retry_after("9" * 400) == retry_after(ahead) == LONGEST_BELIEVED
+    assert retry_after("Mon, 32 Foo 99999 00:00:00 GMT") == 0

@@ -4,12 +4,10 @@ is killed again and again; in the end every cache has everything, and nothing wa
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import re
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +25,7 @@ from tests.support.fault_proxy import (
     LoseAnswer,
     Request,
     SpoilRequest,
-    fault_proxy,
+    fault_proxy_beside,
 )
 from tests.support.trial import Trial
 from tests.system.conftest import a_trial
@@ -75,25 +73,10 @@ def line(
 ) -> Iterator[Line]:
     """A proxy in a thread of its own, since what is tested is waited for."""
     made = Line(faults, placing, chance)
-    ready, over = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with fault_proxy(upstream) as proxy:
-            proxy.judge = made.judge
-            made.proxy = proxy
-            ready.set()
-            await over.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(30)
+    with fault_proxy_beside(upstream) as proxy:
+        proxy.judge = made.judge
+        made.proxy = proxy
         yield made
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join()
-        loop.close()
 
 
 def expression(builds: int) -> str:
