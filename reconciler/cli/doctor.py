@@ -24,7 +24,7 @@ from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import Settings, settings, verb
 from reconciler.cli.state import daemon
 from reconciler.cli.text import BAD, BUSY, GOOD, columns, harmless, lasting, wrapped
-from reconciler.database.file import open_reader
+from reconciler.database.file import mend_of, open_reader
 from reconciler.errors import ReconcilerError
 from reconciler.incremental.artifacts import ANY
 from reconciler.model import ArtifactStore, Builder, Cache, Desired
@@ -173,7 +173,7 @@ def _state_dir(where: Settings) -> Finding:
         return Finding(
             name=name,
             verdict=Verdict.BAD,
-            message=f"cannot write in {folder}: {error.strerror}; the daemon's user has to",
+            message=f"cannot write in {folder}: {error.strerror}. {mend_of(error)}.",
         )
     free = shutil.disk_usage(folder).free
     return Finding(

@@ -45,6 +45,12 @@ def database_path(state_dir: Path) -> Path:
     return state_dir / FILE_NAME
 
 
+def mend_of(error: OSError) -> str:
+    """What to do where one cannot write."""
+    mends = {errno.EROFS: "Mount it writable", errno.ENOSPC: "Free some space there"}
+    return mends.get(error.errno or 0, "Run as its owner")
+
+
 class StateLock:
     """The right to be the one daemon of a state directory; released when the process ends."""
 
@@ -59,7 +65,7 @@ class StateLock:
         except OSError as error:
             raise StateError(
                 f"cannot write in the state directory {self._path.parent}: {error.strerror}. "
-                "Run as its owner, or name another one with --state-dir."
+                f"{mend_of(error)}, or name another one with --state-dir."
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -328,8 +334,9 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         connection.close()
         if path.with_name(path.name + "-wal").exists():
             raise StateError(
-                f"cannot read {path}: its write-ahead log is not readable by this user. "
-                "Run as its owner or as a member of its group."
+                f"cannot read {path}: this user can neither read nor make what belongs to its "
+                "write-ahead log. Run as its owner or as a member of its group, where there is "
+                "space and its file system is writable."
             ) from None
         connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
     except sqlite3.DatabaseError as error:

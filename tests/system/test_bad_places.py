@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from reconciler.database import database_path
+from tests.support.shown import mounted
 from tests.support.trial import PROJECT, Trial
 
 ONE = '{ one = job "one" "echo one > $out"; }'
@@ -65,6 +66,17 @@ def test_a_state_directory_that_is_read_only(trial: Trial) -> None:
     assert str(trial.state_dir) in said
     assert "--state-dir" in said
     assert trial.dump() == before
+
+
+def test_a_state_directory_on_a_read_only_file_system(trial: Trial) -> None:
+    trial.declare({"one": ONE})
+    assert trial.once()
+    before = trial.dump()
+    with mounted(trial.state_dir, trial.state_dir, options="bind,ro"):
+        status, said = start(trial)
+        assert status == 4
+        assert f"{trial.state_dir}: Read-only file system. Mount it writable" in said
+        assert trial.dump() == before
 
 
 def test_a_second_daemon(trial: Trial) -> None:
