@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from reconciler import fetching, leftovers, listing, source
+from reconciler import fetching, leftovers, listing, polling
 from reconciler.branches import Head
 from reconciler.build import attempt, mounts
 from reconciler.build import log as build_log
@@ -47,7 +47,6 @@ from reconciler.outcomes import (
     EvaluationStarted,
     Faulted,
     Outcome,
-    Polled,
     Revisited,
     Twinned,
 )
@@ -72,15 +71,6 @@ PROTECT_AFTER = 5.0
 
 HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
 """Seconds before each try to root something, while the Nix daemon does not answer."""
-
-
-async def resolve(jobset: Jobset, environment: Mapping[str, str], *, at: str | None) -> Polled:
-    """Find out where a jobset's source stands; that of a branch, `at` the revision listed."""
-    try:
-        locked = await source.lock(jobset.source, environment=environment, at=at)
-    except ReconcilerError as problem:
-        return Polled(jobset=jobset.name, locked=None, error=str(problem))
-    return Polled(jobset=jobset.name, locked=locked, error=None)
 
 
 class Executor:
@@ -174,7 +164,7 @@ class Executor:
         self._start(self._poll(jobset, at))
 
     async def _poll(self, jobset: Jobset, at: str | None) -> None:
-        self._report(await resolve(jobset, self.environment, at=at))
+        self._report(await polling.resolve(jobset, self._store, self.environment, at=at))
 
     def list_branches(self, jobset: Jobset, before: Mapping[str, Head]) -> None:
         """List the branches that a jobset is declared for."""

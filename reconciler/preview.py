@@ -19,12 +19,12 @@ from msgspec.structs import replace
 from reconciler import branches, config, reconcile
 from reconciler.database import Database, observe, open_memory, open_reader
 from reconciler.database import branches as stored
-from reconciler.executor import resolve
 from reconciler.listing import list_branches
 from reconciler.model import CacheName, Desired, Jobset, JobsetName
 from reconciler.nix import settings as nix_settings
 from reconciler.places import Places
 from reconciler.plan import ListBranches, Plan, Poll, plan
+from reconciler.polling import resolve
 from reconciler.problems import Problem
 from reconciler.reconcile import collect
 from reconciler.reconcile.farm import Farm
@@ -93,7 +93,7 @@ async def _look(farm: Farm, environment: Mapping[str, str], *, now: float) -> No
         collect.collect(farm, listed, now=now)
     heads = {each.name: farm.progress_of(each.name).head for each in farm.active_jobsets()}
     polls = [
-        resolve(each, environment, at=head.revision if head is not None else None)
+        resolve(each, farm.store, environment, at=head.revision if head is not None else None)
         for each in farm.active_jobsets()
         if (head := heads[each.name]) is not None or each.branch_of is None
     ]

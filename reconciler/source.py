@@ -6,18 +6,20 @@ the source but a flake's metadata. What cannot be locked is a SourceError with o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
 from reconciler import process
-from reconciler.errors import SourceError
+from reconciler.errors import NixError, SourceError
 from reconciler.model import FlakeSource, GitSource, PathSource, Source
 
 TIMEOUT = 300.0
@@ -67,16 +69,27 @@ class LockedSource(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(facts.encode()).hexdigest()
 
 
+class Copy(Protocol):
+    """Copies what is `wanted` of a folder into the store; NixError or OSError where it cannot."""
+
+    async def __call__(
+        self, folder: Path, /, *, wanted: Callable[[os.DirEntry[bytes]], bool]
+    ) -> LockedTree:
+        """The copy."""
+
+
 async def lock(
     source: Source,
     *,
     environment: Mapping[str, str],
+    copy: Copy,
     at: str | None = None,
     timeout: float = TIMEOUT,  # noqa: ASYNC109
 ) -> LockedSource:
     """Resolve a source to what it is now; SourceError when that cannot be told.
 
-    Of a source whose ref is known to be `at` a revision, it is that.
+    Of a source whose ref is known to be `at` a revision, it is that. `copy` makes the copies of
+    local folders.
     """
     env = fetch_environment(environment)
     try:
@@ -86,11 +99,13 @@ async def lock(
             case GitSource():
                 return await _lock_git(source, env=env, at=at, timeout=timeout)
             case PathSource():
-                return await _lock_path(source, env=env, timeout=timeout)
+                return await _lock_path(source, copy=copy, timeout=timeout)
             case _:
                 assert_never(source)
     except process.ProcessTimeoutError as error:
         raise SourceError(f"the source did not answer within {timeout:g} s: {error}") from error
+    except TimeoutError:
+        raise SourceError(f"the source could not be copied within {timeout:g} s") from None
 
 
 def fetch_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -236,27 +251,11 @@ def git_url(url: str) -> str:
 
 # --- Local folders -----------------------------------------------------------------------------
 
-# Sockets and the like have no place in the store; git's own folder changes without the tree.
-_COPY = """
-{ folder }:
-let
-  copy = builtins.path {
-    path = /. + folder;
-    name = "source";
-    filter = path: type: baseNameOf path != ".git" && type != "unknown";
-  };
-in
-{
-  path = copy;
-  inherit (builtins.fetchTree { type = "path"; path = copy; }) narHash;
-}
-"""
-
 
 async def _lock_path(
     source: PathSource,
     *,
-    env: Mapping[str, str],
+    copy: Copy,
     timeout: float,  # noqa: ASYNC109
 ) -> LockedSource:
     file = _file(source.file)
@@ -265,13 +264,11 @@ async def _lock_path(
         raise SourceError(f"the path '{folder}' is relative: write an absolute one")
     if not folder.is_dir():  # noqa: ASYNC240  (a local look-up)
         raise SourceError(f"there is no folder '{folder}'")
-    tree = await tree_of(
-        _COPY,
-        {"folder": str(folder.resolve())},  # noqa: ASYNC240
-        failing=f"'{folder}' cannot be copied",
-        env=env,
-        timeout=timeout,
-    )
+    try:
+        async with asyncio.timeout(timeout):
+            tree = await copy(folder.resolve(), wanted=_is_content)  # noqa: ASYNC240
+    except (NixError, OSError) as error:
+        raise SourceError(f"'{folder}' cannot be copied: {error}") from error
     return LockedSource(
         locked=f"{folder}?narHash={tree.nar_hash}",
         origin=tree,
@@ -279,6 +276,13 @@ async def _lock_path(
         args=source.args,
         store_path=tree.store_path,
     )
+
+
+def _is_content(entry: os.DirEntry[bytes]) -> bool:
+    """Sockets and the like have no place in the store; git's folder changes without the tree."""
+    if entry.name == b".git":
+        return False
+    return entry.is_symlink() or entry.is_file() or entry.is_dir()
 
 
 # --- All of them -------------------------------------------------------------------------------

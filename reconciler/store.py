@@ -8,8 +8,19 @@ evaluation, so that releasing an evaluation is removing a folder.
 from __future__ import annotations
 
 import asyncio
+import binascii
+import os
 import shutil
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +30,16 @@ from reconciler.errors import ConnectionLostError, NixError
 from reconciler.model import DrvPath, PathInfo, StorePath
 from reconciler.nix.connection import Connection
 from reconciler.nix.endpoint import OPEN_TIMEOUT, Endpoint
+from reconciler.nix.hashes import from_base32
 from reconciler.nix.logs import LogRecord, Message
+from reconciler.nix.nar_dump import dump
 from reconciler.nix.protocol import ClientOptions, GarbageAction, GarbageOptions
+from reconciler.source import LockedTree
 
 T = TypeVar("T")
 
+_SMALL = 4 * 1024 * 1024
+"""Bytes of a folder that others may wait for."""
 _BASES = "bases"
 """The folder of their roots: no evaluation has such a number."""
 
@@ -133,6 +149,29 @@ class Store:
             wave = dict.fromkeys(path for path in references if path not in asked)
         return found
 
+    async def add_folder(
+        self, folder: Path, *, wanted: Callable[[os.DirEntry[bytes]], bool]
+    ) -> LockedTree:
+        """Copy what is `wanted` of a folder, and protect the copy. OSError where it cannot be read.
+
+        What is large goes over a connection of its own: all else would wait for it.
+        """
+        chunks = dump(folder, wanted=wanted)
+        start = await asyncio.to_thread(_first, chunks)
+        if len(start) < _SMALL:
+            info = await self._ask(lambda c: c.add_nar("source", _stream(start, iter(()))))
+            await self.protect([info.path])
+        else:
+            async with await Connection.open(
+                self.endpoint, options=ClientOptions(), patience=OPEN_TIMEOUT
+            ) as connection:
+                info = await connection.add_nar("source", _stream(start, chunks))
+                await self.protect([info.path])
+        digest = from_base32(info.nar_hash.removeprefix("sha256:"))
+        return LockedTree(
+            info.path, f"sha256-{binascii.b2a_base64(digest, newline=False).decode()}"
+        )
+
     async def discard(self, paths: Collection[StorePath]) -> None:
         """Delete paths, which nothing but our own roots may keep; NixError where something does."""
         wanted = frozenset(paths)
@@ -203,6 +242,22 @@ class Store:
     def release(self, evaluation: int) -> None:
         """Remove an evaluation's permanent roots; Nix drops its own links when it next looks."""
         shutil.rmtree(self._roots / str(evaluation), ignore_errors=True)
+
+
+def _first(chunks: Iterator[bytes]) -> bytes:
+    """All of them, if they are no more than is small."""
+    start = bytearray()
+    for chunk in chunks:
+        start += chunk
+        if len(start) >= _SMALL:
+            break
+    return bytes(start)
+
+
+async def _stream(start: bytes, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    yield start
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk
 
 
 def release_bases(roots: Path, *, keep: Collection[StorePath]) -> None:

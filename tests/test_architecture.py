@@ -23,7 +23,16 @@ SHELL: list[set[str]] = [
 EFFECTS: list[set[str]] = [
     {"executor"},
     {"caching"},
-    {"collecting", "companions", "evaluating", "fetching", "inspecting", "keeping", "listing"},
+    {
+        "collecting",
+        "companions",
+        "evaluating",
+        "fetching",
+        "inspecting",
+        "keeping",
+        "listing",
+        "polling",
+    },
     {"sharing"},
     {"auditing", "pushing"},
     {"outcomes", "upstreams"},

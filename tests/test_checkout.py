@@ -43,7 +43,7 @@ class Project:
 
     async def locked(self) -> LockedSource:
         source = GitSource(url=self.repository.url, ref="main", file="release.nix")
-        return await lock(source, environment=self.environment)
+        return await lock(source, environment=self.environment, copy=self.store.add_folder)
 
     async def checked_out(self, locked: LockedSource) -> LockedSource:
         return await checked_out(locked, store=self.store, environment=self.environment, timeout=60)

@@ -11,7 +11,8 @@ import pytest
 
 from reconciler.errors import ReconcilerError, SourceError
 from reconciler.model import FlakeSource, GitSource, PathSource, Source
-from reconciler.source import LockedFlake, LockedGit, LockedSource, LockedTree, lock
+from reconciler.source import LockedFlake, LockedGit, LockedSource, LockedTree
+from tests.support.locking import lock
 from tests.support.private_store import PrivateStore
 
 FLAKE = (
@@ -56,7 +57,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 async def locked(store: PrivateStore, source: Source) -> LockedSource:
-    return await lock(source, environment={**os.environ, **store.environment})
+    return await lock(source, {**os.environ, **store.environment})
 
 
 async def refused(store: PrivateStore, source: Source) -> str:
@@ -182,7 +183,7 @@ async def test_a_peer_that_never_answers_is_given_up(store: PrivateStore) -> Non
         with pytest.raises(SourceError, match=r"did not answer within 0\.5 s"):
             await lock(
                 branch(f"http://127.0.0.1:{port}/x"),
-                environment={**os.environ, **store.environment},
+                {**os.environ, **store.environment},
                 timeout=0.5,
             )
 
@@ -205,6 +206,42 @@ async def test_a_folder_is_locked_to_a_copy(store: PrivateStore, folder: Path) -
     assert source.store_path == source.origin.store_path
     (folder / "release.nix").write_text("changed")
     assert (Path(source.origin.store_path) / "release.nix").read_text() == "{ }"
+
+
+NIXS_COPY = """
+{ folder }: let
+  copy = builtins.path {
+    path = /. + folder;
+    name = "source";
+    filter = path: type: baseNameOf path != ".git" && type != "unknown";
+  };
+in "${copy} ${(builtins.fetchTree { type = "path"; path = copy; }).narHash}"
+"""
+
+
+@pytest.mark.parametrize("size", [10, 10_000_000], ids=["small", "large"])
+async def test_the_copy_is_the_one_that_nix_makes(
+    store: PrivateStore, folder: Path, size: int
+) -> None:
+    (folder / "below" / "script").chmod(0o755)
+    (folder / "below" / "link").symlink_to("script")
+    (folder / "below" / "empty").mkdir()
+    (folder / "below" / ".git").write_text("gitdir: elsewhere")
+    (folder / "data").write_bytes(os.urandom(size))
+    git(folder, "init", "-q")
+    os.mkfifo(folder / "pipe")
+    source = await locked(store, PathSource(path=str(folder), file="release.nix"))
+    assert isinstance(source.origin, LockedTree)
+    asked = ["--eval", "--raw", "--read-write-mode", "--argstr", "folder", str(folder)]
+    features = ["--extra-experimental-features", "nix-command flakes"]
+    nixs = store.run("nix-instantiate", *features, *asked, "--expr", NIXS_COPY).stdout
+    assert f"{source.origin.store_path} {source.origin.nar_hash}" == nixs
+
+
+async def test_a_store_that_cannot_be_reached(store: PrivateStore, folder: Path) -> None:
+    environment = {**os.environ, **store.environment, "NIX_REMOTE": "unix:///nowhere/socket"}
+    with pytest.raises(SourceError, match=r"cannot be copied: .*cannot reach .*/nowhere/socket"):
+        await lock(PathSource(path=str(folder), file="release.nix"), environment)
 
 
 async def test_every_change_of_content_mode_or_name_is_seen(
@@ -320,7 +357,7 @@ async def test_what_is_no_flake_reference(store: PrivateStore, url: str, message
     assert message in await refused(store, FlakeSource(url=url))
 
 
-async def test_without_nix_or_git_on_path(store: PrivateStore, folder: Path) -> None:
-    for source in (PathSource(path=str(folder), file="x.nix"), branch("/srv/x")):
-        with pytest.raises(ReconcilerError, match="not on PATH"):
-            await lock(source, environment={**store.environment, "PATH": "/nowhere"})
+@pytest.mark.parametrize("source", [FlakeSource(url="path:/srv/x"), branch("/srv/x")])
+async def test_without_nix_or_git_on_path(store: PrivateStore, source: Source) -> None:
+    with pytest.raises(ReconcilerError, match="not on PATH"):
+        await lock(source, {**store.environment, "PATH": "/nowhere"})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from reconciler.errors import NixError
 
@@ -38,8 +38,15 @@ _EXECUTABLE = _strings("(", "type", "regular", "executable", "", "contents")
 _CLOSE = _strings(")")
 
 
-def dump(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The archive of a file, directory or symbolic link.
+def everything(_entry: os.DirEntry[bytes]) -> bool:
+    """Leaves nothing out."""
+    return True
+
+
+def dump(
+    path: str | os.PathLike[str], *, wanted: Callable[[os.DirEntry[bytes]], bool] = everything
+) -> Iterator[bytes]:
+    """The archive of a file, directory or symbolic link, with what is `wanted` of what is in it.
 
     Raises OSError where it cannot be read, NixError where it is of a kind that no store holds or
     changes while being read.
@@ -52,7 +59,9 @@ def dump(path: str | os.PathLike[str]) -> Iterator[bytes]:
         if stat.S_ISDIR(mode):
             buffer += _DIRECTORY
             # In bytes, which pathlib lacks: Nix refuses an archive in another order than theirs.
-            folders.append((current, iter(sorted(os.listdir(current)))))  # noqa: PTH208
+            with os.scandir(current) as entries:
+                names = sorted(entry.name for entry in entries if wanted(entry))
+            folders.append((current, iter(names)))
         else:
             yield from _leaf(current, mode, buffer)
             buffer += _CLOSE * (2 if folders else 1)

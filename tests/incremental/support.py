@@ -182,7 +182,7 @@ class Evaluator:
         return folder
 
     async def lock(self, source: Source) -> LockedSource:
-        return await lock(source, environment=self.environment)
+        return await lock(source, environment=self.environment, copy=self.store.add_folder)
 
     async def give(self, text: str | None, *protocols: Protocol) -> Given:
         tree = None

@@ -29,9 +29,9 @@ from reconciler.model import (
 )
 from reconciler.nix.evaluation import MAX_TOO_DEEP, evaluate
 from reconciler.nix.expression import native_system
-from reconciler.source import lock
 from tests.support import eval_jobs_stand_in
 from tests.support.jobsets import SETTINGS, jobset
+from tests.support.locking import lock
 from tests.support.private_store import PrivateStore
 
 DATA = Path(__file__).parents[1] / "data" / "evaluation"
@@ -54,7 +54,7 @@ def environment(store: PrivateStore, *, stand_in: bool = False) -> dict[str, str
 
 
 async def rows_of(wanted: Jobset, env: Mapping[str, str], *, work_dir: Path | None = None) -> Rows:
-    locked = await lock(wanted.source, environment=env)
+    locked = await lock(wanted.source, env)
     scratch = work_dir or Path(tempfile.gettempdir())
     async with aclosing(evaluate(locked, wanted, environment=env, work_dir=scratch)) as rows:
         return [row async for row in rows]
@@ -399,7 +399,7 @@ async def test_an_endless_attribute_ends_with_the_time(store: PrivateStore, fold
 async def test_jobs_come_while_evaluation_still_runs(store: PrivateStore, folder: Path) -> None:
     wanted = jobset(expression(folder, ENDLESS))
     env = environment(store)
-    locked = await lock(wanted.source, environment=env)
+    locked = await lock(wanted.source, env)
     async with aclosing(evaluate(locked, wanted, environment=env, work_dir=folder)) as rows:
         first = await anext(rows)
     assert first.attr == "a"
@@ -413,7 +413,7 @@ async def test_a_derivation_survives_collection_while_it_is_looked_at(
     text = f'{{ {jobs} broken = abort "x"; z = job "z" {aggregate}; }}'
     wanted = jobset(expression(folder, text))
     env = environment(store)
-    locked = await lock(wanted.source, environment=env)
+    locked = await lock(wanted.source, env)
     seen = 0
     async with aclosing(evaluate(locked, wanted, environment=env, work_dir=folder)) as rows:
         async for row in rows:
@@ -443,7 +443,7 @@ async def test_a_source_edited_in_the_meantime_is_evaluated_as_it_was(
 ) -> None:
     source = expression(folder, '{ a = job "before"; }')
     env = environment(store)
-    locked = await lock(source, environment=env)
+    locked = await lock(source, env)
     expression(folder, '{ a = job "after"; }')
     async with aclosing(
         evaluate(locked, jobset(source), environment=env, work_dir=store.root)
@@ -456,7 +456,7 @@ async def test_a_copy_that_was_collected_is_one_clear_failure(
 ) -> None:
     source = expression(folder, '{ a = job "a"; }')
     env = environment(store)
-    locked = await lock(source, environment=env)
+    locked = await lock(source, env)
     store.run("nix-store", "--gc")
     async with aclosing(
         evaluate(locked, jobset(source), environment=env, work_dir=store.root)
@@ -468,7 +468,7 @@ async def test_a_copy_that_was_collected_is_one_clear_failure(
 
 async def test_without_nix_there_is_one_clear_failure(store: PrivateStore) -> None:
     source = GitSource(url="/srv/x", ref="0" * 40, file="release.nix")
-    locked = await lock(source, environment=environment(store))
+    locked = await lock(source, environment(store))
     env = {**environment(store), "PATH": "/nowhere"}
     async with aclosing(
         evaluate(locked, jobset(source), environment=env, work_dir=store.root)
