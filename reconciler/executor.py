@@ -396,25 +396,25 @@ class Executor:
         else:
             self._report(Twinned(audit=audit.id, twin=twin))
 
-    def discard(self, builds: Mapping[int, tuple[DrvPath, Collection[StorePath]]]) -> None:
-        """Delete the outputs of builds."""
-        self._start(self._discard(builds))
+    def discard(self, builds: Collection[int], wrong: Collection[StorePath]) -> None:
+        """Delete outputs of builds."""
+        self._start(self._discard(builds, frozenset(wrong)))
 
-    async def _discard(self, builds: Mapping[int, tuple[DrvPath, Collection[StorePath]]]) -> None:
-        drvs = {number: drv for number, (drv, _) in builds.items()}
+    async def _discard(self, builds: Collection[int], wrong: frozenset[StorePath]) -> None:
         message = None
         for pause in HOLD_PAUSES:
             await asyncio.sleep(pause)
+            self._made -= wrong
             try:
                 await self._protect(self._made)
                 await self._pool.rest()  # what a connection has built, it keeps
-                await self._store.discard({path for _, paths in builds.values() for path in paths})
+                await self._store.discard(wrong)
             except (NixError, OSError) as error:
                 message = f"cannot delete outputs that an audit found wrong: {error}"
             else:
                 message = None
                 break
-        self._report(Discarded(builds=drvs, error=message))
+        self._report(Discarded(builds=frozenset(builds), error=message))
 
     def hold_bases(self, paths: Collection[StorePath]) -> None:
         """Have permanent roots of these bases, and of no others."""

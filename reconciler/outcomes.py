@@ -124,7 +124,7 @@ class Twinned(Struct, frozen=True, kw_only=True):
 class Discarded(Struct, frozen=True, kw_only=True):
     """Wrong outputs were deleted, or could not be."""
 
-    builds: Mapping[int, DrvPath]
+    builds: frozenset[int]
     error: str | None = None
 
 

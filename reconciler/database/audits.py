@@ -219,13 +219,14 @@ def held(database: Database, before_release: Collection[JobsetName]) -> frozense
 
 def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]]:
     """What is wrong where clean builds belong, and all that needs it: by number, derivations and
-    the outputs of those that were built.
+    the outputs of those that were built, or of which a part may be left since they were.
     """
     roots = f"SELECT c.derivation FROM {_WRONG} WHERE c.strategy = 'hidden'"
     rows = database.query(
         f"WITH RECURSIVE {_ABOVE.format(roots)} SELECT d.id, d.path, o.path FROM above a"
         " JOIN derivation d ON d.id = a.id LEFT JOIN build b ON b.derivation = d.id"
-        " AND b.state IN ('succeeded', 'substituted')"
+        " AND (b.state IN ('succeeded', 'substituted') OR b.state = 'queued'"
+        " AND EXISTS (SELECT 1 FROM attempt t WHERE t.derivation = d.id))"
         " LEFT JOIN output o ON o.derivation = b.derivation AND o.path IS NOT NULL"
     )
     found: dict[int, tuple[DrvPath, frozenset[StorePath]]] = {}

@@ -269,7 +269,7 @@ def _away(farm: Farm) -> tuple[AwayOutputs, ...]:
     found = []
     for derivation, away in farm.away.items():
         jobsets = {job.jobset for job in farm.work.jobs(derivation)} & active
-        if jobsets and derivation not in farm.work.graph:
+        if jobsets and derivation not in farm.work.graph and derivation not in farm.spoilt:
             found.append(
                 AwayOutputs(
                     derivation=derivation,

@@ -35,13 +35,17 @@ def look(farm: Farm, *, now: float) -> None:
     for each in open_audits:
         _go_on(farm, each, now=now)
     _heal(farm, now=now)
+    before = farm.spoilt
     hold_back(farm)
+    if not before <= farm.spoilt:
+        farm.hold_jobs()  # it stays after all
     _tell_failed(farm)
 
 
 def hold_back(farm: Farm) -> None:
-    """Note what no cache is to get."""
+    """Note what no cache is to get, and what of that is to be deleted: nothing is to root it."""
     farm.held = audits.held(farm.database, _strict(farm))
+    farm.spoilt = frozenset(audits.spoilt(farm.database) if farm.held else ())
 
 
 def _strict(farm: Farm) -> list[JobsetName]:
@@ -157,6 +161,7 @@ def _fail(farm: Farm, audit: Audit, why: str, *, now: float) -> None:
 
 def revisited(farm: Farm, outcome: Revisited, *, now: float) -> None:
     """Clean derivations are in the graph, if they have to be built, or are nowhere."""
+    _retaken(farm, outcome)
     for each in bases.open_audits(farm.database):
         if each.clean in outcome.derivations and each.id in farm.auditing:
             if outcome.batch is None:
@@ -214,28 +219,44 @@ def _heal(farm: Farm, *, now: float) -> None:
 
 
 def _discard(farm: Farm, *, now: float) -> None:
-    """Have what is wrong where clean builds belong deleted, with all that was built with it."""
-    if farm.discarding or farm.undiscarded.not_before > now:
-        return
+    """Have deleted what is wrong where clean builds belong, and all that was built with it. Nothing
+    of that is built meanwhile: its build would keep what it needs.
+    """
     spoilt = audits.spoilt(farm.database)
-    builds = {key: build for key, build in spoilt.items() if build[1]}
-    if builds and farm.running.keys().isdisjoint(spoilt):
-        farm.discarding = True
-        farm.executor.discard(builds)
+    waiting = {key: drv for key, (drv, _) in spoilt.items() if key in farm.work.graph}
+    if not (farm.discarding or farm.retaking) and farm.undiscarded.not_before <= now:
+        builds = {key: each for key, each in spoilt.items() if each[1] or key in waiting}
+        wrong = frozenset(chain.from_iterable(paths for _, paths in builds.values()))
+        if wrong and farm.running.keys().isdisjoint(spoilt):
+            farm.discarding = {key: drv for key, (drv, _) in builds.items()}
+            farm.executor.discard(builds, wrong)
+    if farm.discarding:
+        farm.discarding |= waiting
+        farm.work.withdraw(waiting)
 
 
 def discarded(farm: Farm, outcome: Discarded, *, now: float) -> None:
     """Have built what was deleted."""
     farm.fault("builder", "local", NOT_DISCARDED, outcome.error)
-    farm.discarding = False
+    farm.retaking, farm.discarding = frozenset(farm.discarding.values()), {}
+    farm.executor.revisit(farm.retaking)
     if outcome.error is not None:
         farm.undiscarded.put_off(now=now)
-    else:
-        farm.undiscarded = Away()
-        for derivation in outcome.builds:
-            reason = "what it started from before is in quarantine"
-            mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
-    farm.executor.revisit(outcome.builds.values())
+        return
+    farm.undiscarded = Away()
+    for derivation in outcome.builds:
+        reason = "what it started from before is in quarantine"
+        mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
+    hold_back(farm)
+
+
+def _retaken(farm: Farm, outcome: Revisited) -> None:
+    """What was not built meanwhile is in the graph again."""
+    if farm.retaking and farm.retaking <= {*outcome.derivations}:
+        farm.retaking = frozenset()
+        if outcome.batch is None:
+            for name in farm.desired.jobsets:
+                farm.trigger(name, cause="its derivations could not be read", force=True)
 
 
 def _told(wrong: list[Wrong]) -> str:

@@ -36,6 +36,7 @@ from reconciler.model import (
     Cache,
     CacheName,
     Desired,
+    DrvPath,
     Jobset,
     JobsetName,
     PushScope,
@@ -149,14 +150,18 @@ class Farm(Struct):
     fallen: set[tuple[JobsetName, int]] = field(default_factory=set)
     """Builds from bases for whose failure something was done for a jobset."""
     auditing: dict[int, AuditStage] = field(default_factory=dict)
-    discarding: bool = False
-    """Wrong outputs are being deleted."""
+    discarding: dict[int, DrvPath] = field(default_factory=dict)
+    """Builds whose wrong outputs are being deleted, and what is not built meanwhile."""
+    retaking: frozenset[DrvPath] = frozenset()
+    """Those of them that are looked at again after that."""
     undiscarded: Away = field(default_factory=Away)
     """What trying to delete them came to."""
     tidied: str | None = None
     """The document of which it was seen to what it has no use for."""
     held: frozenset[int] = frozenset()
     """Derivations whose outputs no cache is to get, as audits have it."""
+    spoilt: frozenset[int] = frozenset()
+    """Those of them whose outputs are to be deleted: they are neither rooted nor fetched."""
     cancelled: set[int] = field(default_factory=set)
     """Running builds that a person asked to stop."""
     sweep_due: bool = False
@@ -382,7 +387,7 @@ class Farm(Struct):
 
     def hold_outputs(self, evaluation: int, derivations: Iterable[int]) -> None:
         """Root the outputs of an evaluation's jobs."""
-        found = observe.outputs(self.database, derivations)
+        found = observe.outputs(self.database, {*derivations} - self.spoilt)
         paths = [path for each in found.values() for path in each.values()]
         if paths:
             self.executor.hold(evaluation, paths)

@@ -25,7 +25,7 @@ def look(farm: Farm, *, now: float) -> None:
     if _concerned(farm):
         _see_to(farm, now=now)
     else:
-        farm.held = frozenset()
+        farm.held = farm.spoilt = frozenset()
     if newest is not None:
         due.settle(farm.database, newest)
 

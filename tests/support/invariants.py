@@ -173,6 +173,7 @@ def check_memory(farm: Farm) -> None:
     missing = wanted - {node.id for node in graph.nodes}
     awaited = any(each.busy or each.triggered or each.forced for each in farm.progress.values())
     awaited = awaited or AuditStage.FINDING in farm.auditing.values()
+    awaited = awaited or bool(farm.discarding or farm.retaking)
     assert awaited or not missing, (
         f"in the database alone: {[stored[each].name for each in missing]}"
     )
