@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -16,7 +15,7 @@ from reconciler.nix.endpoint import CommandEndpoint
 from reconciler.pushing import close_over, push
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
-from tests.binary_cache.support import add_files, build_chain, declare
+from tests.binary_cache.support import add_files, build_chain, declare, spoil
 from tests.support.private_store import PrivateStore
 
 
@@ -25,15 +24,6 @@ async def asked(store: PrivateStore) -> AsyncIterator[Store]:
     made = Store(local_endpoint({**os.environ, **store.environment}), store.root / "roots")
     yield made
     await made.close()
-
-
-def spoil(store: PrivateStore, *paths: StorePath) -> None:
-    """Have Nix's database say nonsense of paths, which it then refuses to describe."""
-    with sqlite3.connect(store.root / "state/db/db.sqlite") as database:
-        for path in paths:
-            done = database.execute("UPDATE ValidPaths SET hash = 'x' WHERE path = ?", (path,))
-            assert done.rowcount == 1
-    database.close()
 
 
 @pytest.mark.parametrize("scope", [PushScope.JOBS, PushScope.REQUISITES])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -45,6 +46,15 @@ def build_chain(store: PrivateStore) -> list[StorePath]:
     (top,) = store.run("nix-store", "--realise", drv).stdout.split()
     closure = store.run("nix-store", "--query", "--requisites", top).stdout.split()
     return [StorePath(path) for path in closure]
+
+
+def spoil(store: PrivateStore, *paths: StorePath, folder: str = "state/db") -> None:
+    """Have Nix's database say nonsense of paths, which it then refuses to describe."""
+    with sqlite3.connect(store.root / folder / "db.sqlite") as database:
+        for path in paths:
+            done = database.execute("UPDATE ValidPaths SET hash = 'x' WHERE path = ?", (path,))
+            assert done.rowcount == 1
+    database.close()
 
 
 def damage(path: StorePath | Path, *, longer: bool = False) -> None:

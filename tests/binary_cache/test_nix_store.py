@@ -33,6 +33,7 @@ from tests.binary_cache.support import (
     on_machine,
     public_key,
     push,
+    spoil,
 )
 from tests.nix.connection_daemons import newer_nix, older_nix
 from tests.support import builders
@@ -65,6 +66,9 @@ async def refusal(store: PrivateStore, cache: Cache, paths: list[StorePath]) -> 
 
 def contents(path: str | Path) -> bytes:
     return Path(path).read_bytes()
+
+
+DATABASE_THERE = "root/nix/var/nix/db"
 
 
 def verify_all(remote: TestBuilder) -> None:
@@ -179,6 +183,36 @@ async def test_every_flaw_is_found_and_mended(store: PrivateStore, remote: TestB
         assert not report.failed
         assert {path for path, size in report.sent.items() if size} == {middle, top, *lost}
         assert await it.examine([*paths, *lost]) == ()
+    verify_all(remote)
+
+
+async def test_what_it_cannot_describe_or_send_is_found_with_all_else(
+    store: PrivateStore, remote: TestBuilder
+) -> None:
+    cache = declared(remote, make_key(store))
+    files, (base, middle, top) = add_files(store, 300), build_chain(store)
+    paths = [*files, base, middle, top]
+    await push(store, cache, paths)
+    undescribed = {*files[5:25], files[299], base}
+    spoil(remote.store, *undescribed, folder=DATABASE_THERE)
+    stored = remote.stored(middle)
+    stored.unlink()
+    stored.mkdir()
+    os.mkfifo(stored / "pipe")  # which no NAR holds: Nix hangs up in the middle
+    damage(remote.stored(files[7]))
+    damage(remote.stored(files[30]))
+    async with opened(cache, store) as it:
+        findings = {each.path: each for each in await it.examine(paths)}
+        assert {path: each.flaw for path, each in findings.items()} == {
+            **dict.fromkeys(undescribed, Flaw.UNREADABLE),
+            middle: Flaw.NAR_DAMAGED,
+            files[30]: Flaw.NAR_DAMAGED,
+        }
+        assert all(each.path in each.message for each in findings.values())
+        infos = await infos_of(store, [*findings])
+        report = await it.push(infos, LocalNars(store.store_dir), replace=[*findings])
+        assert not report.failed
+        assert await it.examine(paths) == ()
     verify_all(remote)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from reconciler.model import StorePath
 from reconciler.upkeep import SAMPLE_INTERVAL
+from tests.binary_cache.support import damage, spoil
+from tests.binary_cache.test_nix_store import DATABASE_THERE
 from tests.nix.connection_daemons import newer_nix, older_nix
 from tests.support.builders import TestBuilder
 from tests.support.trial import Trial
@@ -82,12 +87,36 @@ def test_what_its_collector_deletes_is_pushed_again(trial: Trial, big: TestBuild
     assert trial.once()  # nobody looked yet
     assert not any(big.holds(path) for path in paths)
     pass_time(trial, SAMPLE_INTERVAL)
+    connections = big.sshd.connections
     assert trial.once()
     assert all(big.holds(path) for path in paths)
+    assert big.sshd.connections == connections + 1, "to look, and to push again"
     big.run("nix-store", "--verify", "--check-contents")
     (told,) = trial.query("SELECT after FROM event WHERE after LIKE '%pushed again'")
     assert told == ("3 to be pushed again",)
     assert trial.value("SELECT count(*) FROM attempt") == 3  # nothing was built for it
+
+
+def test_a_person_is_told_of_what_it_cannot_describe_and_has_it_mended(
+    trial: Trial, big: TestBuilder
+) -> None:
+    keys(trial)
+    declare(trial, big, host_key=big.sshd.host_key)
+    assert trial.once()
+    spoil(big.store, StorePath(str(trial.output("tool"))), folder=DATABASE_THERE)
+    damage(big.stored(str(trial.output("library"))))
+    where = ("--config", str(trial.config), "--state-dir", str(trial.state_dir))
+    verify = (sys.executable, "-m", "reconciler", *where, "caches", "verify", "there", "--json")
+    found = trial.store.run(*verify, check=False)
+    assert found.returncode == 1, found.stderr
+    flaws = {
+        Path(each["path"]).name.split("-", 1)[1]: each["flaw"]
+        for each in json.loads(found.stdout)["findings"]
+    }
+    assert flaws == {"tool": "unreadable", "library": "nar-damaged"}
+    assert trial.store.run(*verify, "--heal", check=False).returncode == 0
+    assert json.loads(trial.store.run(*verify).stdout)["findings"] == []
+    big.run("nix-store", "--verify", "--check-contents")
 
 
 @pytest.mark.parametrize("there", ["newer", "older"])
