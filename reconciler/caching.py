@@ -7,13 +7,16 @@ small jobset.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler.model import Cache, CacheName, StorePath
-from reconciler.outcomes import AskedToWait, Outcome
+from reconciler.outcomes import AskedToWait, Emptied, Outcome
 from reconciler.states import InspectionScope
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from reconciler.binary_cache.lines import Lines
     from reconciler.binary_cache.traffic import Traffic
     from reconciler.database.companions import Companion
+
+
+PATIENCE = 30.0
+"""Seconds within which a folder answers; what becomes of work on it tells the rest."""
 
 
 class Caching:
@@ -155,6 +162,14 @@ class Caching:
         )
         self._tell(cache, outcome)
 
+    def look_for(self, cache: Cache) -> None:
+        """Look whether a cache that is a folder has lost what every one has: it was emptied."""
+        self._start(self._look_for(cache))
+
+    async def _look_for(self, cache: Cache) -> None:
+        if await _is_gone(Path(cache.uri.removeprefix("file://"), "nix-cache-info")):
+            self._report(Emptied(cache=cache.name))
+
     def mark(
         self, cache: Cache, ours: Collection[StorePath], wanted: Collection[StorePath]
     ) -> None:
@@ -203,3 +218,30 @@ class Caching:
             lines=self._lines(),
         )
         self._tell(cache, outcome)
+
+
+async def _is_gone(file: Path) -> bool:
+    """Whether a file is not there; not, while its folder does not tell.
+
+    In a thread that nobody waits for: on a server that is away, a look lasts until that is back,
+    and an executor's threads would keep this process until then.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bool] = loop.create_future()
+
+    def tell(gone: bool) -> None:  # noqa: FBT001 - asyncio passes it so
+        if not answer.done():
+            answer.set_result(gone)
+
+    def look() -> None:
+        try:
+            gone = not file.exists()
+        except OSError:
+            gone = False
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, gone)
+
+    threading.Thread(target=look, daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(answer, PATIENCE)
+    return False

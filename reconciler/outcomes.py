@@ -189,7 +189,6 @@ class Pushed(Struct, frozen=True, kw_only=True):
     """Bytes sent, those of attempts that failed included."""
 
 
-class Accompanied(Struct, frozen=True, kw_only=True):
 class AskedToWait(Struct, frozen=True, kw_only=True):
     """A cache's server asks to be left alone, until seconds since the epoch."""
 
@@ -197,6 +196,7 @@ class AskedToWait(Struct, frozen=True, kw_only=True):
     until: float
 
 
+class Accompanied(Struct, frozen=True, kw_only=True):
     """Logs and realisations were sent to a cache, by their names there."""
 
     cache: CacheName
@@ -221,6 +221,12 @@ class Inspected(Struct, frozen=True, kw_only=True):
     """What they refer to and the cache lacks."""
     unusable: str | None = None
     """Why nothing could be seen."""
+
+
+class Emptied(Struct, frozen=True, kw_only=True):
+    """Of a cache not even that is there which every one has."""
+
+    cache: CacheName
 
 
 class Marked(Struct, frozen=True, kw_only=True):
@@ -280,9 +286,10 @@ Outcome = (
     | Closed
     | Sending
     | Pushed
-    | Accompanied
     | AskedToWait
+    | Accompanied
     | Inspected
+    | Emptied
     | Revisited
     | Marked
     | Collected

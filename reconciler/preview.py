@@ -100,6 +100,8 @@ async def _look(farm: Farm, environment: Mapping[str, str], *, now: float) -> No
     for polled in await asyncio.gather(*polls):
         farm.progress_of(polled.jobset).triggered = None
         collect.collect(farm, polled, now=now)
+    for outcome in farm.executor.drain():  # of folders that were looked for, as far as they answer
+        collect.collect(farm, outcome, now=now)
 
 
 def _copy(state_dir: Path, *, now: float) -> Database:

@@ -6,10 +6,8 @@ in the executor and come back as outcomes. A tick with nothing to do writes noth
 
 from __future__ import annotations
 
-import asyncio
 import json
 from hashlib import sha256
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -20,7 +18,7 @@ from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan,
 from reconciler.reconcile import act, collect, incremental, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
 from reconciler.store import Whereabouts
-from reconciler.upkeep import WHOLE_INTERVAL, ObservedCache
+from reconciler.upkeep import ObservedCache
 
 PUSH_BATCH = 200
 """Paths sent to a cache in one go."""
@@ -47,7 +45,7 @@ async def start(farm: Farm, *, now: float) -> None:
     # An empty store is made by the first that opens it; several at once get in each other's way.
     await farm.store.connection()
     collected = await _find_lost(farm, now=now)
-    await _doubt_emptied(farm, now=now)
+    _look_for_emptied(farm)
     _load(farm)
     farm.work.scheduler.recall(usage.recent_usage(farm.database, now=now))
     farm.recall_troubles(now=now)
@@ -60,17 +58,14 @@ async def start(farm: Farm, *, now: float) -> None:
     incremental.hold_back(farm)
 
 
-async def _doubt_emptied(farm: Farm, *, now: float) -> None:
-    """Have caches looked into that are folders, and lost what every one has: they were emptied."""
-    since = now - WHOLE_INTERVAL
+def _look_for_emptied(farm: Farm) -> None:
+    """Have it found out which caches that are folders were emptied. Nothing waits for that: a
+    folder of a server that does not answer may take long.
+    """
     for cache in farm.desired.caches.values():
-        if not cache.uri.startswith("file:"):
-            continue
-        looked = inspected.looked(farm.database, cache.name)
-        there = Path(cache.uri.removeprefix("file://"), "nix-cache-info").exists
-        # In a thread: a folder of a server that does not answer may take long.
-        if looked.oldest_at is not None and not await asyncio.to_thread(there):
-            inspected.doubt(farm.database, cache.name, since=since)
+        pushed_to = inspected.looked(farm.database, cache.name).oldest_at is not None
+        if cache.uri.startswith("file:") and pushed_to:
+            farm.executor.caches.look_for(cache)
 
 
 def _load(farm: Farm) -> None:

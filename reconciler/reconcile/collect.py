@@ -64,6 +64,7 @@ def collect(farm: Farm, outcome: out.Outcome, *, now: float) -> None:
             | out.AskedToWait()
             | out.Accompanied()
             | out.Inspected()
+            | out.Emptied()
             | out.Marked()
             | out.Collected()
         ):
@@ -101,6 +102,7 @@ def _of_cache(
     | out.AskedToWait
     | out.Accompanied
     | out.Inspected
+    | out.Emptied
     | out.Marked
     | out.Collected,
     *,
@@ -119,6 +121,8 @@ def _of_cache(
             _accompanied(farm, outcome, now=now)
         case out.Inspected():
             _inspected(farm, outcome, now=now)
+        case out.Emptied():
+            inspected.doubt(farm.database, outcome.cache, since=now - WHOLE_INTERVAL)
         case out.Marked() | out.Collected():
             _collected(farm, outcome, now=now)
         case _:

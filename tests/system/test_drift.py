@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -19,6 +20,32 @@ from tests.binary_cache.servers import s3_credentials, s3_server
 from tests.support.trial import Daemon, Trial
 from tests.system.conftest import a_trial
 from tests.system.test_cache import REFERRING, cache_of, cached, declare, keys, pushes, whole
+
+AWAY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void look(const char *path) {
+  const char *away = getenv("AWAY");
+  if (away && path && !strcmp(path, away)) {
+    close(open(getenv("SEEN"), O_CREAT | O_WRONLY, 0644));
+    for (;;) pause();
+  }
+}
+int stat64(const char *path, void *found) {
+  look(path);
+  return ((int (*)(const char *, void *)) dlsym(RTLD_NEXT, "stat64"))(path, found);
+}
+int stat(const char *path, void *found) {
+  look(path);
+  return ((int (*)(const char *, void *)) dlsym(RTLD_NEXT, "stat"))(path, found);
+}
+"""
+"""Of a library that has the C library ask for a file in vain."""
 
 
 def pass_time(trial: Trial, seconds: float) -> None:
@@ -93,6 +120,23 @@ def test_a_folder_that_was_emptied_is_filled_again_by_the_next_start(pushed: Tri
     assert pushed.value("SELECT count(*) FROM attempt") == 3
     assert pushed.once()
     assert looks(pushed) == {"whole": (3, 3)}, "it was looked at again"
+
+
+def test_a_folder_that_does_not_answer_delays_no_start(pushed: Trial) -> None:
+    """As on a server that is away: a look at the cache lasts for ever."""
+    library, seen = pushed.root / "away.so", pushed.root / "seen"
+    compiler = ["gcc", "-shared", "-fPIC", "-xc", "-", "-o", library]
+    subprocess.run(compiler, input=AWAY, text=True, check=True)
+    pushed.environment = {
+        "LD_PRELOAD": str(library),
+        "AWAY": str(cache_of(pushed) / "nix-cache-info"),
+        "SEEN": str(seen),
+    }
+    declare(pushed, REFERRING.strip().removesuffix("}") + 'other = job "other" "echo > $out"; }')
+    with pushed.running() as daemon:
+        daemon.eventually(lambda: pushed.builds().get("other") == "succeeded")
+        daemon.eventually(seen.exists)
+    pushed.environment = {}
 
 
 def test_what_was_damaged_is_replaced_while_the_daemon_runs(pushed: Trial) -> None:
