@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -154,16 +155,14 @@ def _document(where: Settings, found: list[Desired]) -> Iterator[Finding]:
 
 
 def _state_dir(where: Settings) -> Finding:
-    name, folder = "state directory", where.state_dir
+    name, folder = "state directory", where.state_dir.absolute()
     if not folder.is_dir():
-        parent = next(each for each in folder.absolute().parents if each.is_dir())
-        writable = os.access(parent, os.W_OK)
-        return Finding(
-            name=name,
-            verdict=Verdict.WARNING if writable else Verdict.BAD,
-            message=f"{folder} does not exist; "
-            + ("`reconciler run` makes it" if writable else f"{parent} is not writable"),
-        )
+        try:
+            _is_there(folder)
+        except ReconcilerError as error:
+            return Finding(name=name, verdict=Verdict.BAD, message=str(error))
+        message = f"{folder} does not exist; `reconciler run` makes it"
+        return Finding(name=name, verdict=Verdict.WARNING, message=message)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
             file.write(b"x" * 4096)
@@ -175,7 +174,11 @@ def _state_dir(where: Settings) -> Finding:
             verdict=Verdict.BAD,
             message=f"cannot write in {folder}: {error.strerror}. {mend_of(error)}.",
         )
-    free = shutil.disk_usage(folder).free
+    owner, free = folder.stat().st_uid, shutil.disk_usage(folder).free
+    if owner != os.geteuid():
+        message = f"{folder} is of another user: what is tried here may not be so for the daemon"
+        mend = f"run this as that user: sudo -u '#{owner}' reconciler doctor"
+        return Finding(name=name, verdict=Verdict.WARNING, message=f"{message}; {mend}")
     return Finding(
         name=name,
         verdict=Verdict.WARNING if free < LOW_SPACE else Verdict.GOOD,
@@ -220,7 +223,7 @@ def _caches(desired: Desired) -> Iterator[Finding]:
             if not os.access(cache.credentials_file, os.R_OK):
                 continue  # the cache itself would say the same
         if cache.uri.startswith("file:"):
-            yield _try(name, partial(_file_cache, cache.uri))
+            yield _try(name, partial(_folder, cache.uri))
         else:
             yield _try(name, partial(_remote_cache, cache, store_dir))
 
@@ -247,15 +250,36 @@ def _secret(file: Path) -> str:
     return f"{file} can be read"
 
 
-def _file_cache(uri: str) -> str:
+def _folder(uri: str) -> str:
+    """Of a cache or an artifact store that is a folder."""
     folder = folder_of(uri)
-    if folder.is_dir():
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
-            return f"{folder} is writable"
-    parent = next(each for each in folder.parents if each.is_dir())
-    if not os.access(parent, os.W_OK):
-        raise ReconcilerError(f"{folder} does not exist, and {parent} is not writable")
-    return f"{folder} is made with the first push"
+    return f"{folder} is {'writable' if _is_there(folder) else 'made with the first push'}"
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether a folder that can be written is there, or could be made. It is really tried, where it
+    would be made. ReconcilerError where it is neither.
+    """
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    cannot = f"{folder} cannot be {'written' if there == folder else f'made in {there}'}"
+    if not there.is_dir():
+        kind = "a link to nothing" if there.is_symlink() and not there.exists() else "not a folder"
+        raise ReconcilerError(f"{cannot}: that is {kind}; name another folder")
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".doctor-"):
+            return there == folder
+    except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "name another folder")
+        raise ReconcilerError(f"{cannot}: {error.strerror}; {mend}") from error
+
+
+_ALLOW = "let the daemon's user write there, or name another folder"
+_MENDS = {
+    errno.EACCES: _ALLOW,
+    errno.EPERM: _ALLOW,
+    errno.EROFS: "mount it for writing, or name another folder",
+    errno.ENOSPC: "make room",
+}
 
 
 def _remote_cache(cache: Cache, store_dir: str) -> str:
@@ -270,7 +294,7 @@ def _artifact_stores(desired: Desired) -> Iterator[Finding]:
             if not os.access(store.credentials_file, os.R_OK):
                 continue
         if store.url.startswith("file:"):
-            yield _try(name, partial(_file_cache, store.url))
+            yield _try(name, partial(_folder, store.url))
         else:
             yield _try(name, partial(_remote_store, store))
 

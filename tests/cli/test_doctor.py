@@ -18,6 +18,7 @@ from tests.cli.farm import check_schema
 from tests.nix.connection_daemons import newer_nix
 from tests.support.builders import TestBuilder, make_key
 from tests.support.private_store import PrivateStore
+from tests.support.shown import mounted
 from tests.system.test_builders import declared
 from tests.test_architecture import PROJECT
 
@@ -133,3 +134,58 @@ def test_artifact_stores_are_tried(store: PrivateStore, tmp_path: Path) -> None:
     assert verdict == "bad"
     assert "denies access" in message or "the secret is not this key's" in message
     assert "of someone else" not in str(found)
+
+
+def test_folders_that_cannot_be_made_are_found_before_the_first_push(
+    store: PrivateStore, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "there").mkdir()
+    view, of = tmp_path / "view", tmp_path / "of"
+    view.mkdir()
+    of.mkdir()
+    folders = {
+        "proc": "/proc/nobody/cache",
+        "file": tmp_path / "file/below/cache",
+        "link": tmp_path / "link/cache",
+        "readonly": view / "cache",
+        "new": tmp_path / "new/folder",
+        "there": tmp_path / "there",
+    }
+    with mounted(of, view, options="bind,ro"):
+        stores = {name: {"url": f"file://{folder}"} for name, folder in folders.items()}
+        found = doctor(store, {}, stores=stores, status=1)
+    said = {name: found[f"artifact store {name}"] for name in folders}
+    assert {name for name, (verdict, _) in said.items() if verdict == "bad"} == {
+        "proc", "file", "link", "readonly",
+    }  # fmt: skip
+    assert said["proc"][1] == (
+        "/proc/nobody/cache cannot be made in /proc: No such file or directory; name another folder"
+    )
+    assert f"cannot be made in {tmp_path}/file: that is not a folder; name" in said["file"][1]
+    assert f"cannot be made in {tmp_path}/link: that is a link to nothing" in said["link"][1]
+    assert f"cannot be made in {view}: Read-only file system; mount it" in said["readonly"][1]
+    assert said["new"] == ("good", f"{tmp_path}/new/folder is made with the first push")
+    assert said["there"] == ("good", f"{tmp_path}/there is writable")
+    assert not (tmp_path / "new").exists()
+    assert [*(tmp_path / "there").iterdir()] == []
+
+
+def test_the_state_of_another_user(store: PrivateStore) -> None:
+    state = store.root / "farm"
+    state.mkdir()
+    config = store.root / "farm.json"
+    config.write_text("{}")
+    os.chown(state, 65534, 65534)
+    argv = [sys.executable, "-m", "reconciler", "doctor"]
+    done = subprocess.run(
+        [*argv, "--config", config, "--state-dir", state],
+        env={**os.environ, **store.environment, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = " ".join(done.stdout.split())
+    assert f"! state directory: {state} is of another user" in said
+    assert "sudo -u '#65534' reconciler doctor" in said
