@@ -116,11 +116,13 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                 given=None if self.offering is None else self.offering.nothing,
             )
             async with contextlib.aclosing(rows):
-                async for row in rows:
-                    if isinstance(row, EvaluatedJob):
-                        # The evaluator protects it only until the next row is asked for.
-                        await self.store.protect([StorePath(row.drv_path)])
-                    await arrived.put(row)
+                async for some in rows:
+                    # The evaluator protects them only until the next rows are asked for.
+                    await self.store.protect(
+                        [StorePath(row.drv_path) for row in some if isinstance(row, EvaluatedJob)]
+                    )
+                    for row in some:
+                        await arrived.put(row)
         except asyncio.CancelledError:
             raise  # nobody takes rows any more
         except BaseException:

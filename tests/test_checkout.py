@@ -57,9 +57,10 @@ class Project:
         )
         found = {}
         async with aclosing(rows):
-            async for row in rows:
-                assert isinstance(row, EvaluatedJob), row
-                found[row.attr] = str(row.drv_path)
+            async for some in rows:
+                for row in some:
+                    assert isinstance(row, EvaluatedJob), row
+                    found[row.attr] = str(row.drv_path)
         return found
 
 

@@ -357,12 +357,13 @@ class Offering(Struct, frozen=True, kw_only=True):
             given=Given(protocols=self.jobset.incremental.protocols, bases=tree),
         )
         async with contextlib.aclosing(rows):
-            async for row in rows:
-                if isinstance(row, EvaluationFailure):
-                    failed[row.attr] = row.message
-                else:
-                    await self.store.protect([StorePath(row.drv_path)])
-                    jobs[row.attr] = row
+            async for some in rows:
+                made = [row for row in some if isinstance(row, EvaluatedJob)]
+                await self.store.protect([StorePath(row.drv_path) for row in made])
+                jobs |= {row.attr: row for row in made}
+                failed |= {
+                    row.attr: row.message for row in some if isinstance(row, EvaluationFailure)
+                }
         return jobs, failed
 
 

@@ -31,7 +31,7 @@ from reconciler.model import EvaluationFailure
 from reconciler.nix.expression import AttrPath, EvaluationTask, nix_lib, nix_string
 from reconciler.nix.rows import MAX_MESSAGE, Row, RowError, error_message, parse_row
 
-Emit = Callable[[Row], Awaitable[None]]
+Emit = Callable[[Sequence[Row]], Awaitable[None]]
 
 
 async def run(task: EvaluationTask, *, emit: Emit, finish: Callable[[], Awaitable[None]]) -> None:
@@ -91,18 +91,21 @@ class _Pool:
             self.busy.update(taken)
             return taken
 
-    async def give_back(self, paths: Sequence[AttrPath], *, found: Sequence[AttrPath] = ()) -> None:
-        """These are still to be asked for, and so is what was `found`."""
+    async def settle(
+        self,
+        paths: Sequence[AttrPath],
+        *,
+        found: Sequence[AttrPath] = (),
+        again: Sequence[AttrPath],
+    ) -> None:
+        """These are done with, but for those to be asked for `again`; `found` below them are to be
+        asked for, too.
+        """
         async with self._changed:
             self._todo.extend(reversed(found))
-            self._todo.extend(reversed(paths))
+            self._todo.extend(reversed(again))
             self.busy.difference_update(paths)
             self._changed.notify_all()
-
-    async def settle(self, path: AttrPath, *, found: Sequence[AttrPath] = ()) -> None:
-        """A path is done with; `found` below it are to be asked for."""
-        self.busy.remove(path)
-        await self.give_back([], found=found)
 
 
 async def _work(task: EvaluationTask, pool: _Pool, emit: Emit) -> None:
@@ -125,13 +128,16 @@ async def _serve(
             # It may have died of what had piled up, and nothing protects what it has just made:
             # all are asked again, first, and alone in a fresh worker, the one it died at.
             suspect = len(answers) - 1
-            await pool.give_back([paths[suspect], *paths[:suspect], *paths[suspect + 1 :]])
+            rest = [*paths[:suspect], *paths[suspect + 1 :]]
+            await pool.settle(paths, again=[paths[suspect], *rest])
             return
         count = _next_count(count, seconds=loop.time() - started)
         fresh = False
-        for path, answer in zip(paths, answers, strict=False):
-            await _settle(path, answer, pool, emit)
-        await pool.give_back(paths[len(answers) :])
+        answered = list(zip(paths, answers, strict=False))
+        # At once: what each is to be kept with takes its receiver a question to the store.
+        await emit([row for path, answer in answered if (row := _row(path, answer)) is not None])
+        found = [(*path, name) for path, each in answered for name in _names(each)]
+        await pool.settle(paths, found=found, again=paths[len(answers) :])
         if isinstance(answers[-1], _Died):
             return
         paths = await pool.take(count, workers=workers)
@@ -149,18 +155,20 @@ _QUICK = 0.05
 _MAX_COUNT = 128
 
 
-async def _settle(path: AttrPath, answer: _Answer, pool: _Pool, emit: Emit) -> None:
-    found: list[AttrPath] = []
+def _row(path: AttrPath, answer: _Answer) -> Row | None:
     match answer:
-        case _Set(names=names):
-            found = [(*path, name) for name in names]
+        case _Set():
+            return None
         case _Job(row=row):
-            await emit(_parsed(row, path))
+            return _parsed(row, path)
         case _Failed(message=message) | _Died(message=message):
-            await emit(EvaluationFailure(attr_path=path, message=message))
+            return EvaluationFailure(attr_path=path, message=message)
         case _:
             assert_never(answer)
-    await pool.settle(path, found=found)
+
+
+def _names(answer: _Answer) -> tuple[str, ...]:
+    return answer.names if isinstance(answer, _Set) else ()
 
 
 def _parsed(row: Mapping[str, Any], path: AttrPath) -> Row:

@@ -7,7 +7,7 @@ although attributes failed, and version 2.35.0 exits 1 after complete output whe
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from reconciler import process
 from reconciler.model import EvaluationFailure
@@ -26,7 +26,7 @@ _WORKER_FAILED = ("evaluation worker", "worker error", "from worker", "worker pi
 async def run(
     task: EvaluationTask,
     *,
-    emit: Callable[[Row], Awaitable[None]],
+    emit: Callable[[Sequence[Row]], Awaitable[None]],
     finish: Callable[[], Awaitable[None]],
 ) -> None:
     """An Evaluator. Its derivations are rooted in the task's folder, so until that is removed.
@@ -46,12 +46,12 @@ async def run(
         async for line in child.lines():
             row = _parse_line(line)
             broken += isinstance(row, EvaluationFailure)
-            await emit(row)
+            await emit([row])
         end = await child.finished()
     if not _complete(end, broken=broken):
         reason = error_message(end.tail)
         message = f"{COMMAND} {process.ended(end.returncode)}: {reason}"
-        await emit(EvaluationFailure(attr_path=(), message=message))
+        await emit([EvaluationFailure(attr_path=(), message=message)])
     await finish()
 
 

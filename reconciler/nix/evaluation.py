@@ -10,7 +10,14 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import Protocol
 
@@ -32,15 +39,15 @@ contains itself more than once there is no end of them.
 
 
 class Evaluator(Protocol):
-    """One way to evaluate. It calls `emit` for each row, one call at a time or several at once,
-    and `finish` after the last; what it made is rooted until `finish` returns.
+    """One way to evaluate. It calls `emit` for rows as they come, one call at a time or several at
+    once, and `finish` after the last; what it made is rooted until `finish` returns.
     """
 
     async def __call__(
         self,
         task: EvaluationTask,
         *,
-        emit: Callable[[Row], Awaitable[None]],
+        emit: Callable[[Sequence[Row]], Awaitable[None]],
         finish: Callable[[], Awaitable[None]],
     ) -> None:
         """Evaluate; a ReconcilerError is the failure of the evaluation as a whole."""
@@ -53,11 +60,11 @@ async def evaluate(
     environment: Mapping[str, str],
     work_dir: Path,
     given: Given | None = None,
-) -> AsyncGenerator[EvaluatedJob | EvaluationFailure, None]:
-    """Evaluate; each job and each failure as it comes, in no order, aggregates last.
+) -> AsyncGenerator[Sequence[EvaluatedJob | EvaluationFailure], None]:
+    """Evaluate; jobs and failures as they come, some at a time, in no order, aggregates last.
 
     A fault of the evaluation as a whole is a failure with an empty path, and what was found
-    before stands. A job's derivation is protected from collection until the next item is asked
+    before stands. A job's derivation is protected from collection until the next items are asked
     for: by then it must be rooted. The copy of a local source (`locked.store_path`) must be
     protected all the while, and so must the bases that it is `given`. `work_dir` is an existing
     folder for temporary files.
@@ -76,33 +83,37 @@ async def evaluate(
                 given=given,
             )
         except ReconcilerError as error:
-            yield EvaluationFailure(attr_path=(), message=str(error))
+            yield [EvaluationFailure(attr_path=(), message=str(error))]
             return
         rows = _Rows()
         running = asyncio.create_task(_run(locked, task, rows))
         try:
-            async for row in rows:
-                yield row
+            async for some in rows:
+                yield some
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
 
+_Some = Sequence[EvaluatedJob | EvaluationFailure]
+
+
 class _Rows:
     """The way from the evaluator, in a task of its own, to the consumer.
 
-    The evaluator waits until a row has been dealt with: until then the process that made it, and
-    with it the derivation's temporary root, lives. (Its own task, because a deadline inside an
+    The evaluator waits until its rows have been dealt with: until then the process that made them,
+    and with it the derivations' temporary roots, lives. (Its own task, because a deadline inside an
     asynchronous generator would strike whoever consumes it.)
     """
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[EvaluatedJob | EvaluationFailure | None] = asyncio.Queue(1)
+        self._queue: asyncio.Queue[_Some | None] = asyncio.Queue(1)
         self._fault: Exception | None = None
 
-    async def put(self, row: EvaluatedJob | EvaluationFailure) -> None:
-        await self._queue.put(row)
-        await self._queue.join()
+    async def put(self, some: _Some) -> None:
+        if some:
+            await self._queue.put(some)
+            await self._queue.join()
 
     def fail(self, error: Exception) -> None:
         self._fault = error
@@ -110,9 +121,9 @@ class _Rows:
     async def end(self) -> None:
         await self._queue.put(None)
 
-    async def __aiter__(self) -> AsyncIterator[EvaluatedJob | EvaluationFailure]:
-        while (row := await self._queue.get()) is not None:
-            yield row
+    async def __aiter__(self) -> AsyncIterator[_Some]:
+        while (some := await self._queue.get()) is not None:
+            yield some
             self._queue.task_done()
         if self._fault is not None:
             raise self._fault
@@ -124,21 +135,30 @@ async def _run(locked: LockedSource, task: EvaluationTask, rows: _Rows) -> None:
     aggregates: list[Aggregate] = []
     sifted = _Sieve(task)
 
-    async def emit(row: Row) -> None:
-        row = sifted.row(row)
+    def take(row: Row) -> EvaluatedJob | EvaluationFailure | None:
+        """None: an aggregate waits for all others."""
         if isinstance(row, Aggregate):
             aggregates.append(row)
-            return
+            return None
         if isinstance(row, EvaluatedJob):
             jobs[row.attr] = row.drv_path
         else:
             jobs.pop(row.attr, None)
             failed.add(row.attr)
-        await rows.put(row)
+        return row
+
+    async def emit(some: Sequence[Row]) -> None:
+        found: list[EvaluatedJob | EvaluationFailure] = []
+        try:
+            for each in some:
+                row = take(sifted.row(each))
+                if row is not None:
+                    found.append(row)
+        finally:
+            await rows.put(found)
 
     async def finish() -> None:
-        for row in resolve_aggregates(aggregates, jobs=jobs, failed=frozenset(failed)):
-            await rows.put(row)
+        await rows.put(resolve_aggregates(aggregates, jobs=jobs, failed=frozenset(failed)))
         aggregates.clear()
 
     try:
@@ -146,7 +166,7 @@ async def _run(locked: LockedSource, task: EvaluationTask, rows: _Rows) -> None:
         evaluator = _evaluator(task.environment)
         await evaluator(task, emit=emit, finish=finish)
     except ReconcilerError as error:
-        await rows.put(EvaluationFailure(attr_path=(), message=str(error)))
+        await rows.put([EvaluationFailure(attr_path=(), message=str(error))])
         await finish()
     except Exception as error:  # noqa: BLE001  (a fault of ours must not look like an end)
         rows.fail(error)

@@ -208,9 +208,10 @@ class Evaluator:
         )
         found = {}
         async with aclosing(rows):
-            async for row in rows:
-                assert not isinstance(row, EvaluationFailure), row
-                found[row.attr] = row
+            async for some in rows:
+                for row in some:
+                    assert not isinstance(row, EvaluationFailure), row
+                    found[row.attr] = row
         return found
 
     async def failures(self, locked: LockedSource, given: Given) -> dict[str, str]:
@@ -223,7 +224,10 @@ class Evaluator:
         )
         async with aclosing(rows):
             return {
-                row.attr: row.message async for row in rows if not isinstance(row, EvaluatedJob)
+                row.attr: row.message
+                async for some in rows
+                for row in some
+                if not isinstance(row, EvaluatedJob)
             }
 
     def below(self, drv: str) -> list[str]:

@@ -75,7 +75,7 @@ class StandIn:
         async with aclosing(
             evaluate(LOCKED, wanted, environment=env, work_dir=self.folder)
         ) as rows:
-            return [row async for row in rows]
+            return [row async for some in rows for row in some]
 
     @property
     def argv(self) -> list[str]:

@@ -57,7 +57,7 @@ async def rows_of(wanted: Jobset, env: Mapping[str, str], *, work_dir: Path | No
     locked = await lock(wanted.source, env)
     scratch = work_dir or Path(tempfile.gettempdir())
     async with aclosing(evaluate(locked, wanted, environment=env, work_dir=scratch)) as rows:
-        return [row async for row in rows]
+        return [row async for some in rows for row in some]
 
 
 def in_order(rows: Rows) -> Rows:
@@ -401,7 +401,7 @@ async def test_jobs_come_while_evaluation_still_runs(store: PrivateStore, folder
     env = environment(store)
     locked = await lock(wanted.source, env)
     async with aclosing(evaluate(locked, wanted, environment=env, work_dir=folder)) as rows:
-        first = await anext(rows)
+        (first,) = await anext(rows)
     assert first.attr == "a"
 
 
@@ -416,15 +416,14 @@ async def test_a_derivation_survives_collection_while_it_is_looked_at(
     locked = await lock(wanted.source, env)
     seen = 0
     async with aclosing(evaluate(locked, wanted, environment=env, work_dir=folder)) as rows:
-        async for row in rows:
-            if isinstance(row, EvaluatedJob):
-                seen += 1
-                if seen % 10 == 1:
-                    collecting = await asyncio.create_subprocess_exec(
-                        "nix-store", "--gc", env=env, stdout=-3, stderr=-3
-                    )
-                    assert await collecting.wait() == 0
-                assert Path(row.drv_path).is_file()  # noqa: ASYNC240
+        async for some in rows:
+            collecting = await asyncio.create_subprocess_exec(
+                "nix-store", "--gc", env=env, stdout=-3, stderr=-3
+            )
+            assert await collecting.wait() == 0
+            jobs_found = [row for row in some if isinstance(row, EvaluatedJob)]
+            assert all(Path(row.drv_path).is_file() for row in jobs_found)  # noqa: ASYNC240
+            seen += len(jobs_found)
     assert seen == 31
 
 
@@ -448,7 +447,9 @@ async def test_a_source_edited_in_the_meantime_is_evaluated_as_it_was(
     async with aclosing(
         evaluate(locked, jobset(source), environment=env, work_dir=store.root)
     ) as rows:
-        assert [row.name async for row in rows if isinstance(row, EvaluatedJob)] == ["before"]
+        (row,) = [row async for some in rows for row in some]
+    assert isinstance(row, EvaluatedJob)
+    assert row.name == "before"
 
 
 async def test_a_copy_that_was_collected_is_one_clear_failure(
@@ -461,7 +462,7 @@ async def test_a_copy_that_was_collected_is_one_clear_failure(
     async with aclosing(
         evaluate(locked, jobset(source), environment=env, work_dir=store.root)
     ) as rows:
-        (row,) = [row async for row in rows]
+        (row,) = [row async for some in rows for row in some]
     assert isinstance(row, EvaluationFailure)
     assert "the copy of the source" in row.message
 
@@ -473,7 +474,7 @@ async def test_without_nix_there_is_one_clear_failure(store: PrivateStore) -> No
     async with aclosing(
         evaluate(locked, jobset(source), environment=env, work_dir=store.root)
     ) as rows:
-        (row,) = [row async for row in rows]
+        (row,) = [row async for some in rows for row in some]
     assert isinstance(row, EvaluationFailure)
     assert row.message == "cannot run nix: it is not on PATH; install it"
 
