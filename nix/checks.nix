@@ -38,7 +38,9 @@ let
 
   remote = lib.filterAttrs (_: builder: builder.uri != null) builders;
   firstWith = uri: builtins.head (filter (name: remote.${name}.uri == uri) (attrNames remote));
-  pushedTo = concatMap (jobset: jobset.caches) (filter (jobset: jobset.enabled) (attrValues jobsets));
+  # A jobset has the name of a cache, or that and what of the jobset goes there.
+  cachesOf = jobset: map (cache: cache.name or cache) jobset.caches;
+  pushedTo = concatMap cachesOf (filter (jobset: jobset.enabled) (attrValues jobsets));
   declared = lib.optionalString (
     caches != { }
   ) " or write one of ${builtins.concatStringsSep ", " (attrNames caches)}";
@@ -83,7 +85,7 @@ let
         claim "${at "jobsets" name}.caches" (
           caches ? ${cache}
         ) "there is no cache ${builtins.toJSON cache}; declare ${at "caches" cache}${declared}"
-      ) jobset.caches
+      ) (cachesOf jobset)
     )
     ++ map (
       secret:
@@ -134,7 +136,7 @@ in
   warnings =
     unused "caches" (
       name: _: jobset:
-      elem name jobset.caches
+      elem name (cachesOf jobset)
     ) "no jobset pushes to it; name it in a jobset's caches"
     ++ unused "artifactStores" (
       _: _: jobset:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reconciler.model import Cache, CacheName, StorePath
+from reconciler.model import Cache, CacheName, PushRule, StorePath
 from reconciler.outcomes import AskedToWait, Emptied, Outcome
 from reconciler.states import InspectionScope
 from reconciler.store import Store
@@ -58,14 +58,18 @@ class Caching:
         if self._kept is not None:
             await self._kept.rest()
 
-    def close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
-        """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
-        self._start(self._close_over(cache, outputs))
+    def close_over(
+        self, cache: Cache, rule: PushRule, outputs: Mapping[int, Collection[StorePath]]
+    ) -> None:
+        """Find what belongs to derivations in a cache by a rule."""
+        self._start(self._close_over(cache, rule, outputs))
 
-    async def _close_over(self, cache: Cache, outputs: Mapping[int, Collection[StorePath]]) -> None:
+    async def _close_over(
+        self, cache: Cache, rule: PushRule, outputs: Mapping[int, Collection[StorePath]]
+    ) -> None:
         from reconciler import pushing  # noqa: PLC0415 - see above
 
-        self._report(await pushing.close_over(cache, outputs, self._store, self._upstreams))
+        self._report(await pushing.close_over(cache, rule, outputs, self._store, self._upstreams))
 
     def push(
         self,
@@ -73,18 +77,20 @@ class Caching:
         paths: Collection[StorePath],
         *,
         replace: Collection[StorePath],
+        alone: Collection[StorePath],
         further: Collection[StorePath],
     ) -> None:
-        """Send a batch to a cache, those to `replace` whatever it has of them; and ask for some
-        `further` paths.
+        """Send a batch to a cache, those to `replace` whatever it has of them, those that go there
+        `alone` without what they refer to; and ask for some `further` paths.
         """
-        self._start(self._push(cache, paths, replace, further))
+        self._start(self._push(cache, paths, replace, alone, further))
 
     async def _push(
         self,
         cache: Cache,
         paths: Collection[StorePath],
         replace: Collection[StorePath],
+        alone: Collection[StorePath],
         further: Collection[StorePath],
     ) -> None:
         from reconciler import pushing  # noqa: PLC0415 - see above
@@ -97,6 +103,7 @@ class Caching:
             upstreams=self._upstreams,
             traffic=traffic,
             replace=replace,
+            alone=alone,
             further=further,
             lines=self._lines(),
         )
@@ -142,12 +149,25 @@ class Caching:
             self._kept = Lines(max_age=MAX_AGE)
         return self._kept
 
-    def inspect(self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]) -> None:
-        """Look whether what was pushed to a cache is there."""
-        self._start(self._inspect(cache, scope, paths))
+    def inspect(
+        self,
+        cache: Cache,
+        scope: InspectionScope,
+        paths: Collection[StorePath],
+        *,
+        alone: Collection[StorePath],
+    ) -> None:
+        """Look whether what was pushed to a cache is there, and what it refers to, unless it went
+        there `alone`.
+        """
+        self._start(self._inspect(cache, scope, paths, alone))
 
     async def _inspect(
-        self, cache: Cache, scope: InspectionScope, paths: Collection[StorePath]
+        self,
+        cache: Cache,
+        scope: InspectionScope,
+        paths: Collection[StorePath],
+        alone: Collection[StorePath],
     ) -> None:
         from reconciler import inspecting  # noqa: PLC0415 - see above
 
@@ -157,6 +177,7 @@ class Caching:
             paths,
             self._store,
             self._upstreams,
+            alone=alone,
             traffic=self._traffic_to(cache),
             lines=self._lines(),
         )

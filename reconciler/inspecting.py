@@ -14,7 +14,7 @@ from msgspec import Struct
 from reconciler.binary_cache import Finding, Flaw, Lines, Traffic, open_cache
 from reconciler.binary_cache.narinfo import hash_part
 from reconciler.errors import CacheError, NixError
-from reconciler.model import Cache, PushScope, StorePath
+from reconciler.model import Cache, PushRule, StorePath
 from reconciler.outcomes import Inspected
 from reconciler.pushing import elsewhere, from_upstreams, order, push
 from reconciler.states import InspectionScope
@@ -35,15 +35,16 @@ async def inspect(
     store: Store,
     upstreams: Upstreams,
     *,
+    alone: Collection[StorePath],
     traffic: Traffic,
     lines: Lines,
 ) -> Inspected:
-    """Look at paths that were pushed."""
+    """Look at paths that were pushed, some of them `alone`, without what they refer to."""
     folder = Path(next(iter(paths))).parent
     read_up_to = READ_OF_SAMPLE if scope is InspectionScope.SAMPLE else 0
     try:
         async with open_cache(cache, store_dir=str(folder), traffic=traffic, lines=lines) as opened:
-            findings = await opened.examine(paths, read_up_to=read_up_to)
+            findings = await opened.examine(paths, alone=alone, read_up_to=read_up_to)
         findings = await without_elsewhere(cache, findings, store, upstreams)
     except (CacheError, NixError) as error:
         return Inspected(cache=cache.name, scope=scope, unusable=str(error))
@@ -97,10 +98,11 @@ async def survey(
     store_dir: str,
     progress: Callable[[int, int], None],
     upstreams: Upstreams,
+    alone: Collection[StorePath] = (),
     sample: int | None = None,
 ) -> Survey:
     """Read everything that a cache has, and what was pushed to it; of a `sample`, so many of these
-    paths, any of them.
+    paths, any of them. Where some are there `alone`, what others pushed may be so, too.
 
     `progress` is told how many paths of how many are done. Raises CacheError, NixError.
     """
@@ -112,10 +114,11 @@ async def survey(
         foreign = [StorePath(f"{store_dir}/{digits}-x") for digits in sorted(others)]
         everything = [*pushed, *foreign]
         paths = _some(everything, sample)
+        apart = [*alone, *foreign] if alone else ()
         for start in range(0, len(paths), SURVEY_BATCH):
             progress(start, len(paths))
             some = paths[start : start + SURVEY_BATCH]
-            findings += await opened.examine(some, foreign=foreign)
+            findings += await opened.examine(some, foreign=foreign, alone=apart)
     findings = [each for each in findings if each.flaw is not Flaw.ABSENT or each.path in pushed]
     return Survey(
         paths=len(paths),
@@ -140,31 +143,38 @@ async def heal(
     *,
     store_dir: str,
     upstreams: Upstreams,
+    rules: Collection[PushRule],
+    alone: Collection[StorePath] = (),
 ) -> Mapping[StorePath, str]:
-    """Push again what is wrong of what was pushed, and what that refers to; what could not be
-    mended, with the reason.
+    """Push again what is wrong of what was pushed, and what that refers to unless it is there
+    `alone`, as far as one of the `rules` sends it; what could not be mended, with the reason.
 
     What was mended is read back once more. What others pushed is left alone: that it is in the
     store too does not make it theirs to have.
     """
     ours = [each for each in findings if each.path in pushed]
     wanted = {each.reference or each.path for each in ours}
-    there = await store.closure(wanted)
+    # What is absent has references of which nothing is known yet.
+    there = await store.closure(wanted.difference(alone))
+    there |= await store.path_infos(tuple(wanted))
     left = {path: GONE for path in wanted if path not in there}
     replace = {each.path for each in ours if each.flaw in BROKEN}
-    # What is absent has references of which nothing is known yet.
-    ordered = order(cache, there, await elsewhere(cache, there, upstreams))
-    paths = [p for p in ordered if cache.push is not PushScope.JOBS or p in wanted]
+    paths = order(rules, there, await elsewhere(cache, there.values(), upstreams))
     for start in range(0, len(paths), SURVEY_BATCH):
         some = paths[start : start + SURVEY_BATCH]
         report = await push(
-            cache, some, store, upstreams=upstreams, replace=replace.intersection(some)
+            cache,
+            some,
+            store,
+            upstreams=upstreams,
+            replace=replace.intersection(some),
+            alone=alone,
         )
         left |= report.failed
         left |= dict.fromkeys(report.gone, GONE)
         left |= {path: f"{lacks} is not in the cache" for path, lacks in report.waiting.items()}
     async with open_cache(cache, store_dir=store_dir) as opened:
-        findings = await opened.examine(wanted - left.keys())
+        findings = await opened.examine(wanted - left.keys(), alone=alone)
     still = await without_elsewhere(cache, findings, store, upstreams)
     return left | {each.path: each.message for each in still}
 

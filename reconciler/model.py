@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from reconciler.push_rules import PushRule, PushScope
 from reconciler.resources import Amount, Needs
 from reconciler.states import (
     BuilderName,
@@ -57,6 +58,7 @@ __all__ = [
     "PathInfo",
     "PathSource",
     "Protocol",
+    "PushRule",
     "PushScope",
     "PushState",
     "ResourceRule",
@@ -201,7 +203,8 @@ class Jobset(Struct, frozen=True, kw_only=True):
     """Seconds between polls of the source; None: only on a trigger or a watched change."""
     enabled: bool
     shares: int
-    caches: tuple[CacheName, ...]
+    caches: Mapping[CacheName, PushRule]
+    """Where it is pushed to, and what of it."""
     keep: int
     limits: Limits
     retry: Retry
@@ -241,14 +244,6 @@ class Upstream(Struct, frozen=True, kw_only=True):
     public_key: str | None
 
 
-class PushScope(StrEnum):
-    """Which paths of a jobset go to a cache."""
-
-    JOBS = "jobs"
-    REQUISITES = "requisites"
-    ALL = "all"
-
-
 class Compression(StrEnum):
     """How NARs are compressed in a cache."""
 
@@ -269,14 +264,13 @@ class Cache(Struct, frozen=True, kw_only=True):
     signing_key_file: str | None
     credentials_file: str | None
     compression: Compression
-    push: PushScope
+    rule: PushRule
+    """What goes there for jobsets that say nothing else."""
     upstreams: tuple[Upstream, ...]
     signing_key_files: tuple[str, ...] = ()
     """Further ones, while a key is replaced."""
     public_keys: tuple[str, ...] = ()
     """What clients trust; none: whatever signs."""
-    exclude: tuple[str, ...] = ()
-    """Globs of the names of store paths that do not go there."""
     gc: bool = False
     """It is ours: what no kept evaluation needs is deleted."""
     grace_period: float = 604800.0
@@ -317,6 +311,14 @@ class Desired(Struct, frozen=True, kw_only=True):
     patterns: Mapping[JobsetName, Jobset] = field(default_factory=dict)
     """Those that are declared for branches; the branches' own are among `jobsets`, once known."""
     artifact_stores: Mapping[str, ArtifactStore] = field(default_factory=dict)
+
+    def rules_of(self, cache: CacheName) -> frozenset[PushRule]:
+        """By which rules anything goes to a cache; where no jobset names it, the cache's own."""
+        declared = (*self.jobsets.values(), *self.patterns.values())
+        found = {each.caches[cache] for each in declared if cache in each.caches}
+        if not found and cache in self.caches:
+            found.add(self.caches[cache].rule)
+        return frozenset(found)
 
 
 # --- What Nix says -----------------------------------------------------------------------------

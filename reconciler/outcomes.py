@@ -18,6 +18,7 @@ from reconciler.model import (
     DrvPath,
     Jobset,
     JobsetName,
+    PushRule,
     StorePath,
 )
 from reconciler.source import LockedSource
@@ -148,9 +149,10 @@ class Fetched(Struct, frozen=True, kw_only=True):
 
 
 class Closed(Struct, frozen=True, kw_only=True):
-    """What belongs to derivations in a cache was found."""
+    """What belongs to derivations in a cache by a rule was found."""
 
     cache: CacheName
+    rule: PushRule
     derivations: tuple[int, ...] = ()
     paths: tuple[StorePath, ...] = ()
     unknown: Mapping[int, str] = field(default_factory=dict)
@@ -180,8 +182,6 @@ class Pushed(Struct, frozen=True, kw_only=True):
     """Paths that the store has no longer."""
     waiting: Mapping[StorePath, StorePath] = field(default_factory=dict)
     """Paths kept back, each for a reference that is not in the cache yet."""
-    lacking: tuple[StorePath, ...] = ()
-    """Those references, as far as they belong there."""
     failed: Mapping[StorePath, str] = field(default_factory=dict)
     unusable: str | None = None
     """Why the cache as a whole cannot be used."""

@@ -17,6 +17,7 @@ from reconciler.model import (
     EvaluationState,
     Jobset,
     JobsetName,
+    PushRule,
     StorePath,
 )
 from reconciler.quantities import time_of_day
@@ -176,6 +177,7 @@ class QueuePushes(Struct, frozen=True, kw_only=True):
     """Put the outputs of derivations, with what belongs to them, on a cache's queue."""
 
     cache: CacheName
+    rule: PushRule
     derivations: tuple[int, ...]
 
 
@@ -290,8 +292,8 @@ def plan(desired: Desired, observed: Observed, *, now: float) -> Plan:
 
 def _pushes(name: CacheName, cache: ObservedCache) -> Iterator[Action]:
     """What is to be found out, and sent, of what belongs in a cache."""
-    if cache.unqueued:
-        yield QueuePushes(cache=name, derivations=cache.unqueued)
+    for rule, derivations in cache.unqueued.items():
+        yield QueuePushes(cache=name, rule=rule, derivations=derivations)
     if cache.left_alone_until is not None:
         return
     if cache.due and not cache.busy and not cache.collecting:

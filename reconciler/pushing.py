@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from reconciler.binary_cache.order import reference_levels
 from reconciler.binary_cache.push import push_batch
 from reconciler.binary_cache.refusals import described, told_apart
 from reconciler.errors import CacheError, NixError
-from reconciler.model import Cache, CacheName, PathInfo, PushScope, StorePath
+from reconciler.model import Cache, CacheName, PathInfo, PushRule, StorePath
 from reconciler.outcomes import Closed, Pushed, Sending
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
@@ -31,29 +30,35 @@ TOLD_EVERY = 5.0
 
 async def close_over(
     cache: Cache,
+    rule: PushRule,
     outputs: Mapping[int, Collection[StorePath]],
     store: Store,
     upstreams: Upstreams,
 ) -> Closed:
-    """Find what belongs to derivations in a cache: their outputs, or the outputs' closure."""
+    """Find what belongs to derivations in a cache by a rule: their outputs, or the outputs'
+    closure.
+    """
     infos, refused = await told_apart(
-        lambda some: _closure(cache, {path for each in some for path in outputs[each]}, store),
+        lambda some: _closure(rule, {path for each in some for path in outputs[each]}, store),
         tuple(outputs),
     )
     unknown = {each: str(problem) for each, problem in refused.items()}
     closed = [each for each in outputs if each not in unknown]
-    if cache.push is PushScope.JOBS:
+    if rule.alone:
         wanted = dict.fromkeys(path for each in closed for path in outputs[each])
-        paths = [path for path in wanted if not excluded(cache, path)]
+        paths = [path for path in wanted if not rule.excludes(path)]
     else:
-        paths = order(cache, infos, await elsewhere(cache, infos, upstreams))
+        asked = [info for path, info in infos.items() if not rule.excludes(path)]
+        paths = order([rule], infos, await elsewhere(cache, asked, upstreams))
     try:
         await store.protect(paths)
     except NixError as problem:
-        return Closed(cache=cache.name, unknown=dict.fromkeys(outputs, str(problem)))
+        unknown = dict.fromkeys(outputs, str(problem))
+        return Closed(cache=cache.name, rule=rule, unknown=unknown)
     known = [infos[path] for path in paths if path in infos]
     return Closed(
         cache=cache.name,
+        rule=rule,
         derivations=tuple(closed),
         paths=tuple(paths),
         unknown=unknown,
@@ -63,17 +68,19 @@ async def close_over(
 
 
 async def _closure(
-    cache: Cache, paths: Collection[StorePath], store: Store
+    rule: PushRule, paths: Collection[StorePath], store: Store
 ) -> dict[StorePath, PathInfo]:
-    if cache.push is PushScope.JOBS:
+    if rule.alone:
         return await store.path_infos(tuple(paths))
     return await store.closure(paths)
 
 
 def order(
-    cache: Cache, closure: Mapping[StorePath, PathInfo], had: Collection[StorePath]
+    rules: Collection[PushRule],
+    closure: Mapping[StorePath, PathInfo],
+    had: Collection[StorePath],
 ) -> list[StorePath]:
-    """What of a closure belongs in a cache, references first.
+    """What of a closure belongs in a cache by any of the rules, references first.
 
     What is excluded does not, nor does what refers to it: readers would miss a part of it. What an
     upstream `had` they get from there.
@@ -84,7 +91,8 @@ def order(
         for info in level:
             if info.path in had:
                 continue
-            if excluded(cache, info.path) or not out.isdisjoint(info.references):
+            excluded = all(rule.excludes(info.path) for rule in rules)
+            if excluded or not out.isdisjoint(info.references):
                 out.add(info.path)
             else:
                 ordered.append(info.path)
@@ -92,22 +100,12 @@ def order(
 
 
 async def elsewhere(
-    cache: Cache, infos: Mapping[StorePath, PathInfo], upstreams: Upstreams
+    cache: Cache, infos: Iterable[PathInfo], upstreams: Upstreams
 ) -> frozenset[StorePath]:
     """Those of the paths that readers of the cache get from its upstreams."""
     if not cache.upstreams:
         return frozenset()
-    # What nobody wants there need not be asked for.
-    signatures = {
-        path: info.signatures for path, info in infos.items() if not excluded(cache, path)
-    }
-    return await upstreams.having(cache, signatures)
-
-
-def excluded(cache: Cache, path: StorePath) -> bool:
-    """Whether a path is not to go to a cache for its name."""
-    name = path.rpartition("/")[2].partition("-")[2]
-    return any(fnmatchcase(name, pattern) for pattern in cache.exclude)
+    return await upstreams.having(cache, {info.path: info.signatures for info in infos})
 
 
 # --- Sending -----------------------------------------------------------------------------------
@@ -121,12 +119,14 @@ async def push(
     upstreams: Upstreams,
     traffic: Traffic | None = None,
     replace: Collection[StorePath] = (),
+    alone: Collection[StorePath] = (),
     further: Collection[StorePath] = (),
     lines: Lines | None = None,
 ) -> Pushed:
     """Push those of the paths that the store still has; those to `replace` even if the cache has
-    something of them. Which `further` ones it has is found out in the same question. `traffic`
-    counts what is sent; `lines` has connections for it, and for what follows.
+    something of them, those that go there `alone` even if it lacks what they refer to. Which
+    `further` ones it has is found out in the same question. `traffic` counts what is sent; `lines`
+    has connections for it, and for what follows.
     """
     folder = Path(next(iter(paths))).parent
     traffic = traffic or Traffic(cache.bandwidth)
@@ -140,6 +140,7 @@ async def push(
             nars=LocalNars(folder),
             elsewhere=await _references_elsewhere(cache, paths, store, upstreams),
             replace=replace,
+            alone=alone,
             further=further,
             traffic=traffic,
             lines=lines,
@@ -157,7 +158,6 @@ async def push(
         found=report.found,
         gone=report.gone,
         waiting=report.waiting,
-        lacking=tuple(path for path in report.waiting.values() if not excluded(cache, path)),
         failed=report.failed,
         traffic=traffic.sent - before,
     )

@@ -5,11 +5,11 @@ Pure: what is declared and what is known of a cache in; what is due, and when, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from reconciler.model import Cache, CacheName, StorePath
+from reconciler.model import Cache, CacheName, PushRule, StorePath
 from reconciler.states import InspectionScope
 
 SAMPLE_INTERVAL = 300.0
@@ -38,8 +38,9 @@ class ObservedCache(Struct, frozen=True, kw_only=True):
     """When the next path that waits after a failure is due."""
     failures: int = 0
     """The most failures in a row that such a path has."""
-    unqueued: tuple[int, ...] = ()
-    """Derivations whose outputs exist and belong in the cache, but are not on the queue yet."""
+    unqueued: Mapping[PushRule, tuple[int, ...]] = field(default_factory=dict)
+    """Derivations whose outputs exist and belong in the cache, but are not on the queue yet, by the
+    rule that says what belongs there."""
     busy: bool = False
     """A batch is on its way."""
     beside: tuple[str, ...] = ()

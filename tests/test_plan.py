@@ -19,6 +19,7 @@ from reconciler.model import (
     EvaluationState,
     Jobset,
     JobsetName,
+    PushRule,
     PushScope,
     StorePath,
 )
@@ -78,13 +79,14 @@ BUILDER = Builder(
     mandatory_features=(),
     drain=False,
 )
+RULE = PushRule(scope=PushScope.REQUISITES)
 CACHE = Cache(
     name=MAIN,
     uri="file:/cache",
     signing_key_file=None,
     credentials_file=None,
     compression=Compression.ZSTD,
-    push=PushScope.REQUISITES,
+    rule=RULE,
     upstreams=(),
 )
 
@@ -335,10 +337,10 @@ def test_the_first_of_all_reasons_to_wake_counts() -> None:
 
 
 def test_what_belongs_in_a_cache_is_queued_and_pushed() -> None:
-    queue = ObservedCache(due=(StorePath("/nix/store/a"),), unqueued=(4, 5))
+    queue = ObservedCache(due=(StorePath("/nix/store/a"),), unqueued={RULE: (4, 5)})
     declared = desired(caches=(CACHE,))
     assert plan(declared, observed(caches={MAIN: queue}), now=NOW).actions == (
-        QueuePushes(cache=MAIN, derivations=(4, 5)),
+        QueuePushes(cache=MAIN, rule=RULE, derivations=(4, 5)),
         Push(cache=MAIN, paths=(StorePath("/nix/store/a"),)),
     )
 
@@ -352,14 +354,16 @@ def test_a_cache_that_asked_for_it_is_left_alone() -> None:
     queue = ObservedCache(
         due=(StorePath("/nix/store/a"),),
         beside=("log/a",),
-        unqueued=(4,),
+        unqueued={RULE: (4,)},
         seen_at=NOW - WHOLE_INTERVAL,
         marked_at=None,
         left_alone_until=NOW + 1800,
     )
     declared = desired(caches=(replace(CACHE, gc=True),))
     found = plan(declared, observed(caches={MAIN: queue}), now=NOW)
-    assert found.actions == (QueuePushes(cache=MAIN, derivations=(4,)),), "it asks the store alone"
+    assert found.actions == (QueuePushes(cache=MAIN, rule=RULE, derivations=(4,)),), (
+        "it asks the store alone"
+    )
     assert found.wake_at == NOW + 1800
     ((key, message),) = found.conditions.items()
     assert key == ("cache", MAIN, "asked-to-wait")

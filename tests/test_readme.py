@@ -6,7 +6,7 @@ import re
 
 from reconciler import config
 from reconciler.cli import VERBS
-from reconciler.model import JobsetName
+from reconciler.model import JobsetName, PushScope
 from tests.test_architecture import LEVEL, PROJECT, modules
 
 README = (PROJECT / "README.md").read_text()
@@ -28,7 +28,7 @@ def test_the_command_line_names_every_verb_and_no_other() -> None:
 
 
 def test_the_examples_are_valid_documents() -> None:
-    farm, branches, incremental, builders, caches = (
+    farm, branches, incremental, builders, pushed, caches = (
         config.parse(document.encode(), name="README.md")
         for document in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     )
@@ -36,6 +36,8 @@ def test_the_examples_are_valid_documents() -> None:
     assert set(branches.patterns) == {"website"}
     assert incremental.jobsets[JobsetName("website")].incremental.enable
     assert set(builders.builders) == {"local", "big", "arm"}
+    scopes = {each.scope for each in pushed.jobsets[JobsetName("website")].caches.values()}
+    assert scopes == {PushScope.JOBS, PushScope.REQUISITES}
     assert set(caches.caches) == {"office"}
 
 

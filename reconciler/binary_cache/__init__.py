@@ -29,7 +29,7 @@ from reconciler.binary_cache.nix_store import NixStoreCache
 from reconciler.binary_cache.signing import PublicKey, SecretKey, read_secret_key, signing_keys
 from reconciler.binary_cache.traffic import Traffic
 from reconciler.errors import CacheError
-from reconciler.model import Cache, PushScope
+from reconciler.model import Cache
 
 if TYPE_CHECKING:
     from reconciler.binary_cache.http_store import HttpStore
@@ -97,12 +97,7 @@ async def _open_files(
     except BaseException:
         await store.close()
         raise
-    return NarCache(
-        store,
-        keys=keys,
-        compression=cache.compression,
-        keeps_closures=cache.push is not PushScope.JOBS,
-    )
+    return NarCache(store, keys=keys, compression=cache.compression)
 
 
 async def reach(cache: Cache, *, store_dir: str) -> str:

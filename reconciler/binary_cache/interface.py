@@ -74,14 +74,15 @@ class BinaryCache(Protocol):
         *,
         elsewhere: Collection[StorePath] = (),
         replace: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),
         absent: Collection[StorePath] = (),
     ) -> PushReport:
         """Bring paths into the cache; what is there already costs a question. Those to `replace`
         are sent although something is there, which is of no use. What is `absent`, as `missing` has
         just said, need not be asked for again.
 
-        At no moment does a reader see a path whose NAR is not whole or, in a cache that keeps
-        closures, whose references are neither there nor `elsewhere` (in an upstream of the cache,
+        At no moment does a reader see a path whose NAR is not whole or, unless it goes there
+        `alone`, whose references are neither there nor `elsewhere` (in an upstream of the cache,
         say).
         """
         ...
@@ -95,13 +96,15 @@ class BinaryCache(Protocol):
         paths: Collection[StorePath],
         *,
         foreign: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),
         read_up_to: int | None = None,
     ) -> tuple[Finding, ...]:
         """Read many paths back and check them; empty where nothing is wrong with any.
 
         NARs of `read_up_to` bytes together (None: all) are read in full, of the others it is only
         asked whether they are there. `foreign` are those of the paths that somebody else may have
-        pushed: a signature of theirs satisfies. Of such a path only the hash need be right.
+        pushed: a signature of theirs satisfies. Of such a path only the hash need be right. What
+        those refer to that went there `alone` need not be there.
         """
         ...
 

@@ -74,12 +74,10 @@ class NarCache:
         *,
         keys: Sequence[SecretKey],
         compression: Compression,
-        keeps_closures: bool,
     ) -> None:
         self._store = store
         self._keys = keys
         self._compression = compression
-        self._keeps_closures = keeps_closures
         self._slots = asyncio.Semaphore(PARALLEL_GROUPS)
 
     async def missing(self, paths: Collection[StorePath]) -> set[StorePath]:
@@ -96,12 +94,12 @@ class NarCache:
         paths: Collection[StorePath],
         *,
         foreign: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),
         read_up_to: int | None = None,
     ) -> tuple[Finding, ...]:
         """Read many paths back and check them against our keys."""
-        keys = [key.public for key in self._keys]
-        verifier = Verifier(self._store, keys, self._keeps_closures)
-        return await verifier.examine(paths, foreign=foreign, read_up_to=read_up_to)
+        verifier = Verifier(self._store, [key.public for key in self._keys])
+        return await verifier.examine(paths, foreign=foreign, alone=alone, read_up_to=read_up_to)
 
     async def accompany(self, objects: Mapping[str, bytes]) -> Mapping[str, str]:
         """See BinaryCache. As they are: where a server sends no Content-Encoding, Nix unpacks
@@ -155,13 +153,16 @@ class NarCache:
         *,
         elsewhere: Collection[StorePath] = (),
         replace: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),
         absent: Collection[StorePath] = (),
     ) -> PushReport:
         """Upload what is missing; see BinaryCache."""
         batch = {info.path: info for info in infos}
         outside = {path for info in infos for path in info.references} - batch.keys()
-        # Where no closure is kept, what lies outside the batch is not asked for and passes.
-        asked = batch.keys() | outside if self._keeps_closures else batch.keys()
+        # What only such refer to that go there alone is not asked for, and passes.
+        apart = {*alone}
+        needed = {path for each in infos if each.path not in apart for path in each.references}
+        asked = batch.keys() | (outside & needed)
         missing = asked & set(absent)
         missing |= await self.missing(asked - missing)
         missing |= batch.keys() & set(replace)

@@ -185,10 +185,11 @@ class NixStoreCache:
         paths: Collection[StorePath],
         *,
         foreign: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),
         read_up_to: int | None = None,
     ) -> tuple[Finding, ...]:
         """What the store has registered, and whether that is what is on its disk."""
-        del foreign  # of a store that is not listed there are none
+        del foreign, alone  # of a store that is not listed, and keeps closures, there are none
         found: list[Finding] = []
         left = read_up_to
         keys = [key.public for key in self._keys]
@@ -312,6 +313,7 @@ class NixStoreCache:
         *,
         elsewhere: Collection[StorePath] = (),
         replace: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),  # noqa: ARG002 a store takes nothing that is
         absent: Collection[StorePath] = (),  # noqa: ARG002 asking keeps paths from collection
     ) -> PushReport:
         """Send what is missing, references first; see BinaryCache."""

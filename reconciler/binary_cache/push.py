@@ -24,12 +24,14 @@ async def push_batch(
     nars: Nars,
     elsewhere: Collection[StorePath] = (),
     replace: Collection[StorePath] = (),
+    alone: Collection[StorePath] = (),
     further: Collection[StorePath] = (),
     traffic: Traffic | None = None,
     lines: Lines | None = None,
 ) -> PushReport:
     """Push paths; `path_infos` asks the store, and leaves out what is gone. Those to `replace` are
-    sent although something is there; of `further` ones it is only asked.
+    sent although something is there, those that go there `alone` although what they refer to is
+    not; of `further` ones it is only asked.
 
     Raises CacheError where the cache as a whole cannot be used, NixError where the store cannot be
     asked.
@@ -40,7 +42,12 @@ async def push_batch(
         infos, refused = await described(path_infos, tuple(missing))
         gone = missing - infos.keys() - refused.keys()
         report = await opened.push(
-            [*infos.values()], nars, elsewhere=elsewhere, replace=replace, absent=absent
+            [*infos.values()],
+            nars,
+            elsewhere=elsewhere,
+            replace=replace,
+            alone=alone,
+            absent=absent,
         )
     there = dict.fromkeys(set(paths) - missing, 0)
     return structs.replace(

@@ -35,25 +35,25 @@ class Verifier(Struct, frozen=True):
 
     store: ObjectStore
     keys: Sequence[PublicKey]
-    keeps_closures: bool
 
     async def examine(
         self,
         paths: Collection[StorePath],
         *,
         foreign: Collection[StorePath] = (),
+        alone: Collection[StorePath] = (),
         read_up_to: int | None = None,
     ) -> tuple[Finding, ...]:
         """All that is wrong with paths; see BinaryCache."""
         found: list[Finding] = []
-        unknown, left = frozenset(foreign), read_up_to
+        unknown, apart, left = frozenset(foreign), frozenset(alone), read_up_to
         hashes = {hash_part(path) for path in unknown}
         for batch in batches(paths):
             read = await each_of((self._narinfo(path, unknown) for path in batch), PARALLEL_READS)
             infos = [each for each in read if isinstance(each, NarInfo)]
             found += [each for each in read if isinstance(each, Finding)]
             found += unsigned(infos, self.keys, foreign=hashes)
-            found += await self._references(infos)
+            found += await self._references([each for each in infos if each.path not in apart])
             number = len(infos) if left is None else _within(infos, left)
             if left is not None:
                 left -= sum(info.file_size for info in infos[:number])
@@ -74,8 +74,6 @@ class Verifier(Struct, frozen=True):
         return info if described == expected else _unreadable(path, f"it describes {info.path}")
 
     async def _references(self, infos: Sequence[NarInfo]) -> list[Finding]:
-        if not self.keeps_closures:
-            return []
         wanted = {reference for info in infos for reference in info.references}
         present = await self.store.present({narinfo_name(each) for each in wanted})
         absent = {each for each in wanted if narinfo_name(each) not in present}

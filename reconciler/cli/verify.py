@@ -21,7 +21,7 @@ from reconciler.database import inspected, observe
 from reconciler.database.file import open_writer
 from reconciler.errors import UsageError
 from reconciler.inspecting import BROKEN, Survey
-from reconciler.model import Cache, CacheName, DrvPath, StorePath
+from reconciler.model import Cache, CacheName, Desired, DrvPath, StorePath
 from reconciler.nix.store_path import store_dir_in
 from reconciler.places import Places
 from reconciler.problems import did_you_mean
@@ -98,8 +98,10 @@ def verify(*, name: str, heal: bool, sample: int | None, as_json: bool) -> None:
 async def _verify(where: Settings, name: CacheName, *, heal: bool, sample: int | None) -> Verified:
     with reading(where) as database:
         document_in_force(database)
-        cache = _declared(observe.document_in_force(database), name)
+        desired = _desired(observe.document_in_force(database))
+        cache = _declared(desired, name)
         pushed = inspected.pushed_paths(database, name)
+        alone = inspected.alone(database, name, pushed)
     environment = dict(os.environ)
     store = open_store(Places(state_dir=where.state_dir, environment=environment))
     store_dir = store_dir_in(environment)
@@ -112,6 +114,7 @@ async def _verify(where: Settings, name: CacheName, *, heal: bool, sample: int |
             store_dir=store_dir,
             progress=_progress,
             upstreams=upstreams,
+            alone=alone,
             sample=sample,
         )
         left: Mapping[StorePath, str] | None = None
@@ -123,6 +126,8 @@ async def _verify(where: Settings, name: CacheName, *, heal: bool, sample: int |
                 store,
                 store_dir=store_dir,
                 upstreams=upstreams,
+                rules=desired.rules_of(name),
+                alone=alone,
             )
     finally:
         await store.close()
@@ -132,9 +137,13 @@ async def _verify(where: Settings, name: CacheName, *, heal: bool, sample: int |
     return Verified(cache=cache, survey=survey, judged=judged)
 
 
-def _declared(document: tuple[str, str] | None, name: CacheName) -> Cache:
+def _desired(document: tuple[str, str] | None) -> Desired:
     assert document is not None
-    caches = config.parse(document[1].encode(), name="the document in force").caches
+    return config.parse(document[1].encode(), name="the document in force")
+
+
+def _declared(desired: Desired, name: CacheName) -> Cache:
+    caches = desired.caches
     if name not in caches:
         raise UsageError(
             f"there is no cache {name}; {did_you_mean(name, list(caches), label='declared')}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from reconciler import push_rules
 from reconciler.config import document, json_schema, rules, warnings
 from reconciler.config.json_schema import schema
 from reconciler.config.tree import DocumentError, Json, Node, plain
@@ -122,7 +123,7 @@ def _desired(located: Json) -> Desired:
     completed: Any = json_schema.completed(located)
     canonical = json.dumps(completed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     jobsets = {
-        JobsetName(name): _jobset(JobsetName(name), value)
+        JobsetName(name): _jobset(JobsetName(name), value, completed["caches"])
         for name, value in completed["jobsets"].items()
     }
     return Desired(
@@ -147,7 +148,7 @@ def _desired(located: Json) -> Desired:
     )
 
 
-def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
+def _jobset(name: JobsetName, value: dict[str, Any], caches: dict[str, Any]) -> Jobset:
     limits, retry, evaluation = value["limits"], value["retry"], value["evaluation"]
     source = _source(value["source"])
     return Jobset(
@@ -159,7 +160,7 @@ def _jobset(name: JobsetName, value: dict[str, Any]) -> Jobset:
         interval=_seconds(value["interval"]),
         enabled=value["enabled"],
         shares=value["shares"],
-        caches=tuple(CacheName(cache) for cache in value["caches"]),
+        caches=push_rules.declared(value["caches"], caches),
         keep=value["keep"],
         limits=Limits(
             timeout=_seconds(limits["timeout"]),
@@ -249,14 +250,13 @@ def _cache(name: CacheName, value: dict[str, Any]) -> Cache:
         signing_key_file=value["signingKeyFile"],
         credentials_file=value["credentialsFile"],
         compression=Compression(value["compression"]),
-        push=PushScope(value["push"]),
+        rule=push_rules.rule(PushScope(value["push"]), value["exclude"]),
         upstreams=tuple(
             Upstream(url=upstream["url"], public_key=upstream["publicKey"])
             for upstream in value["upstreams"]
         ),
         signing_key_files=tuple(value["signingKeyFiles"]),
         public_keys=tuple(value["publicKeys"]),
-        exclude=tuple(value["exclude"]),
         gc=value["gc"],
         ssh_key_file=value["sshKeyFile"],
         public_host_key=value["publicHostKey"],

@@ -99,7 +99,8 @@ def _refused_value(
         case "type":
             return _wrong_type(node, part, value)
         case "enum":
-            return f"{quote(value)} is not known here", did_you_mean(value, wanted, label="allowed")
+            known = [each for each in wanted if each is not None]
+            return f"{quote(value)} is not known here", did_you_mean(value, known, label="allowed")
         case "format":
             assert isinstance(error.cause, QuantityError)
             return f"{quote(value)} {error.cause.message}", error.cause.mend

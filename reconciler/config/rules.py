@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from reconciler.config import addresses, branch_rules
+from reconciler.config import addresses, branch_rules, cache_rules
 from reconciler.config.host_keys import canonical
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
@@ -100,17 +100,9 @@ def _refusals(document: dict[str, Json]) -> Iterator[Refusal]:
 
 
 def _jobset(
-    at: list[str | int], jobset: dict[str, Json], caches: Mapping[str, object]
+    at: list[str | int], jobset: dict[str, Json], caches: Mapping[str, dict[str, Json]]
 ) -> Iterator[Refusal]:
-    wanted = jobset.get("caches")
-    for index, name in enumerate(wanted if isinstance(wanted, list) else ()):
-        if isinstance(name, str) and name not in caches:
-            mend = (
-                did_you_mean(name, list(caches), label="declared")
-                if caches
-                else (f"declare it: caches: {{{name}: {{uri: …}}}}")
-            )
-            yield [*at, "caches", index], f"there is no cache {quote(name)}", mend
+    yield from cache_rules.pushed_to([*at, "caches"], jobset.get("caches"), caches)
     yield from _systems([*at, "systems"], jobset.get("systems"))
     interval = jobset.get("interval")
     if isinstance(interval, str) and 0 < _seconds(interval) < _SHORTEST_INTERVAL:
@@ -219,7 +211,7 @@ def _builders(builders: dict[str, dict[str, Json]]) -> Iterator[Refusal]:
 _OF_NO_STORE: dict[str, tuple[Json, str, str]] = {
     "credentialsFile": (None, "a Nix store is opened by an ssh key", "write sshKeyFile"),
     "compression": ("xz", "a Nix store keeps what it has unpacked", "remove it"),
-    "push": ("jobs", "a Nix store keeps nothing without what that refers to", "write requisites"),
+    "push": ("jobs", *cache_rules.NEVER_ALONE),
     "gc": (True, "a Nix store has a garbage collector of its own", "remove it, and run that there"),
 }
 """What a cache reached by ssh-ng cannot have: the value that is refused (None: any), why, and the

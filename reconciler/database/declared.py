@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 
+from reconciler import push_rules
 from reconciler.database.branches import disown
 from reconciler.database.events import event
 from reconciler.database.file import Database
-from reconciler.model import (
-    Desired,
-    JobsetName,
-)
+from reconciler.model import CacheName, Desired, JobsetName, PushRule
 
 
 def adopt(database: Database, desired: Desired, *, now: float) -> int:
@@ -21,7 +19,9 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
     have other paths, all that exists is looked through again.
     """
     with database.transaction():
-        before = _declared_caches(database)
+        before = _rules_in_force(database)
+        jobsets = {**desired.jobsets, **desired.patterns}
+        after = {name: each.caches for name, each in jobsets.items()}
         generation = database.execute(
             "INSERT INTO generation(digest, document, applied_at) VALUES (?, ?, ?)",
             (desired.digest, desired.document, now),
@@ -35,7 +35,6 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
             after="in force",
             cause="document changed",
         )
-        jobsets = {*desired.jobsets, *desired.patterns}
         _declare(database, "jobset", jobsets, generation=generation, now=now)
         disown(
             database,
@@ -45,12 +44,14 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
         for cache in desired.caches.values():
             row = database.one("SELECT id, uri FROM cache WHERE name = ?", (cache.name,))
             assert row is not None
-            choice = before.get(cache.name)
-            if choice is not None and choice != (cache.push, list(cache.exclude)):
+            if _chosen_otherwise(cache.name, before, after):
                 database.execute(
                     "DELETE FROM push WHERE cache = ? AND state = 'pending'", (row["id"],)
                 )
                 database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))
+                # What they refer to may be off the queue now: those for which that is to go there,
+                # too, are found anew.
+                database.execute("UPDATE push SET alone = 1 WHERE cache = ?", (row["id"],))
             if row["uri"] != cache.uri:
                 database.execute("DELETE FROM push WHERE cache = ?", (row["id"],))
                 database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))
@@ -59,16 +60,27 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
     return generation
 
 
-def _declared_caches(database: Database) -> dict[str, tuple[str, list[str]]]:
-    """What decides which paths go to each cache, as the document in force has it."""
+Rules = Mapping[JobsetName, Mapping[CacheName, PushRule]]
+"""What of each jobset goes to its caches."""
+
+
+def _rules_in_force(database: Database) -> Rules:
+    """As the document in force has them."""
     row = database.one("SELECT document FROM generation ORDER BY id DESC LIMIT 1")
     if row is None:
         return {}
+    document = json.loads(row[0])
     return {
-        # A document of an earlier version knew no exclusions.
-        name: (cache["push"], cache.get("exclude", []))
-        for name, cache in json.loads(row[0]).get("caches", {}).items()
+        JobsetName(name): push_rules.declared(jobset["caches"], document["caches"])
+        for name, jobset in document.get("jobsets", {}).items()
     }
+
+
+def _chosen_otherwise(cache: CacheName, before: Rules, after: Rules) -> bool:
+    """Whether a jobset that goes on pushing to a cache pushes something else there."""
+    both = before.keys() & after.keys()
+    pairs = ((before[name].get(cache), after[name].get(cache)) for name in both)
+    return any(old is not None and new is not None and old != new for old, new in pairs)
 
 
 def _declare(

@@ -36,6 +36,7 @@ MIGRATIONS = (
     "m010_mounts",
     "m011_artifacts",
     "m012_due",
+    "m013_rules",
 )
 """Names of this program's migrations, in order: a file of `migrations` each."""
 

@@ -138,7 +138,9 @@ def _declared_jobset(value: dict[str, Any]) -> DeclaredJobset:
     return DeclaredJobset(
         enabled=value["enabled"],
         source=text,
-        caches=tuple(value["caches"]),
+        caches=tuple(
+            CacheName(each if isinstance(each, str) else each["name"]) for each in value["caches"]
+        ),
         attempts=value["retry"]["attempts"],
         resources=tuple((each["match"], each["needs"]) for each in value.get("resources", ())),
         patterns=None if patterns is None else tuple(patterns),

@@ -83,6 +83,18 @@ def to_resend(database: Database, cache: CacheName, paths: Iterable[StorePath]) 
     ]
 
 
+def alone(database: Database, cache: CacheName, paths: Iterable[StorePath]) -> list[StorePath]:
+    """Those of the paths that are in a cache, or are to be, without what they refer to."""
+    return [
+        row[0]
+        for row in database.query(
+            "SELECT p.path FROM push p JOIN cache c ON c.id = p.cache"
+            " WHERE c.name = ? AND p.alone AND p.path IN (SELECT value FROM json_each(?))",
+            (cache, json.dumps(list(paths))),
+        )
+    ]
+
+
 def makers(database: Database, paths: Iterable[StorePath]) -> dict[StorePath, DrvPath]:
     """The derivations that paths are outputs of, as far as they are known."""
     return {

@@ -288,43 +288,6 @@ def durations(database: Database) -> dict[tuple[str, str], float]:
     }
 
 
-def unqueued_jobs(database: Database, jobset: JobsetName, cache: CacheName) -> list[int]:
-    """Derivations of a jobset's jobs that have outputs but are not on a cache's queue."""
-    return [
-        row[0]
-        for row in database.query(
-            "SELECT DISTINCT j.derivation FROM jobset s"
-            " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
-            " JOIN job j ON j.evaluation = e.id"
-            " JOIN build b ON b.derivation = j.derivation"
-            " AND b.state IN ('succeeded', 'substituted')"
-            " JOIN cache c ON c.name = ?"
-            " LEFT JOIN push_root p ON p.cache = c.id AND p.derivation = j.derivation"
-            " WHERE s.name = ? AND p.cache IS NULL",
-            (cache, jobset),
-        )
-    ]
-
-
-def unqueued_requisites(database: Database, jobset: JobsetName, cache: CacheName) -> list[int]:
-    """The same for all that was built for a jobset's jobs, jobs that failed included."""
-    return [
-        row[0]
-        for row in database.query(
-            "WITH RECURSIVE needed(id) AS ("
-            " SELECT j.derivation FROM jobset s"
-            " JOIN evaluation e ON e.jobset = s.id AND e.state IN ('running', 'succeeded')"
-            " JOIN job j ON j.evaluation = e.id WHERE s.name = ? AND j.derivation IS NOT NULL"
-            " UNION SELECT i.input FROM needed n JOIN input i ON i.derivation = n.id)"
-            " SELECT n.id FROM needed n JOIN build b ON b.derivation = n.id"
-            " AND b.state IN ('succeeded', 'substituted') JOIN cache c ON c.name = ?"
-            " LEFT JOIN push_root p ON p.cache = c.id AND p.derivation = n.id"
-            " WHERE p.cache IS NULL",
-            (jobset, cache),
-        )
-    ]
-
-
 class PushQueue(Struct, frozen=True, kw_only=True):
     """A cache's queue at one time."""
 

@@ -7,15 +7,19 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
+from reconciler.database import push_roots
 from reconciler.database.file import Database
 from reconciler.model import (
     CacheName,
+    PushRule,
+    PushScope,
     PushState,
     StorePath,
 )
 from reconciler.transitions import Cause, check
 
 _UNKNOWN: Mapping[StorePath, int] = MappingProxyType({})
+_WHOLE = PushRule(scope=PushScope.REQUISITES)
 
 
 def queue_pushes(
@@ -26,11 +30,13 @@ def queue_pushes(
     paths: Iterable[StorePath],
     now: float,
     sizes: Mapping[StorePath, int] = _UNKNOWN,
+    rule: PushRule = _WHOLE,
 ) -> None:
-    """Put paths on a cache's queue in this order, and note the derivations they are queued for.
-    `sizes` are bytes of their archives.
+    """Put paths on a cache's queue in this order, and note the derivations they are queued for, and
+    by which rule. `sizes` are bytes of their archives.
 
-    A path that was given up because the store had lost it is taken up again.
+    A path that was given up because the store had lost it is taken up again. One that was queued
+    alone goes there with what it refers to once any rule says so.
     """
     with database.transaction():
         row = database.one("SELECT id FROM cache WHERE name = ?", (cache,))
@@ -39,22 +45,19 @@ def queue_pushes(
         newest = database.one("SELECT max(position) FROM push WHERE cache = ?", (identity,))
         last = 0 if newest is None or newest[0] is None else newest[0]
         database.execute_many(
-            "INSERT INTO push(cache, path, position, state, queued_at, size)"
-            " VALUES (?, ?, ?, 'pending', ?, ?) ON CONFLICT DO UPDATE SET unwanted_at = NULL,"
+            "INSERT INTO push(cache, path, position, state, queued_at, size, alone)"
+            " VALUES (?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT DO UPDATE SET unwanted_at = NULL,"
             " state = CASE state WHEN 'failed' THEN 'pending' ELSE state END,"
             " position = CASE state WHEN 'failed' THEN excluded.position ELSE position END,"
-            " not_before = 0 WHERE state = 'failed' OR unwanted_at IS NOT NULL",
+            " not_before = CASE WHEN state = 'failed' OR unwanted_at IS NOT NULL THEN 0"
+            "  ELSE not_before END, alone = min(alone, excluded.alone)"
+            " WHERE state = 'failed' OR unwanted_at IS NOT NULL OR alone > excluded.alone",
             (
-                (identity, path, last + place, now, sizes.get(path))
+                (identity, path, last + place, now, sizes.get(path), int(rule.alone))
                 for place, path in enumerate(paths, start=1)
             ),
         )
-        database.execute_many(
-            # Some may have been forgotten while their closure was being found.
-            "INSERT INTO push_root(cache, derivation) SELECT ?, id FROM derivation WHERE id = ?"
-            " ON CONFLICT DO NOTHING",
-            ((identity, derivation) for derivation in roots),
-        )
+        push_roots.note(database, identity, rule, roots)
 
 
 def queue_lacking(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ from reconciler.model import CacheName, EvaluationState, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan, plan
 from reconciler.reconcile import act, collect, incremental, requests
 from reconciler.reconcile.farm import KEYLESS, Away, Farm
+from reconciler.reconcile.unqueued import Roots, Untold
 from reconciler.store import Whereabouts
 from reconciler.upkeep import ObservedCache
 
@@ -282,13 +284,13 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         farm.database, name, now=now, batch=PUSH_BATCH, batch_size=PUSH_BATCH_SIZE
     )
     beside = companions.due(farm.database, name, now=now, batch=BESIDE_BATCH)
-    closing, unclosed = farm.closing.get(name, set()), farm.unclosed.get(name, {})
-    unqueued = farm.unqueued.get(name, set()) - closing - farm.away.keys() - farm.held
-    untold = {each: unclosed[each] for each in unqueued & unclosed.keys()}
-    put_off = {each: away.not_before for each, away in untold.items() if away.not_before > now}
+    waiting = farm.unqueued.of(name).items()
+    unqueued = {rule: _unqueued(farm, roots, now=now) for rule, roots in waiting}
+    untold = [each for some in unqueued.values() for each in some.untold]
+    put_off = [each.not_before for each in untold if each.not_before > now]
     left_alone = farm.left_alone_until(name, now=now)
     later = left_alone if queue.due or beside.names else None
-    told = (queue.next_due_at, beside.next_at, later, *put_off.values())
+    told = (queue.next_due_at, beside.next_at, later, *put_off)
     dues = [each for each in told if each is not None]
     looked = inspected.looked(farm.database, name)
     usable = ("cache", name, KEYLESS) not in farm.faults
@@ -296,8 +298,8 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         due=queue.due if usable else (),
         further=_further(farm, name, queue.due, now=now) if usable else (),
         next_due_at=min(dues, default=None),
-        failures=max(queue.failures, beside.failures, *(each.failures for each in untold.values())),
-        unqueued=tuple(sorted(unqueued - put_off.keys())),
+        failures=max(queue.failures, beside.failures, *(each.failures for each in untold)),
+        unqueued={rule: some.now for rule, some in unqueued.items() if some.now},
         busy=name in farm.pushing,
         beside=beside.names if usable else (),
         accompanying=name in farm.accompanying,
@@ -311,8 +313,28 @@ def _cache(farm: Farm, name: CacheName, *, now: float) -> ObservedCache:
         unneeded_since=collected.since(farm.database, name),
         collected_at=farm.collected_at.get(name),
         left_alone_until=left_alone,
-        settled=not (queue.due or dues or beside.names or farm.unqueued.get(name) or closing),
+        settled=not (
+            queue.due
+            or dues
+            or beside.names
+            or any(roots.waiting or roots.closing for _, roots in waiting)
+        ),
     )
+
+
+class _Waiting(NamedTuple):
+    """Derivations that wait to be put on a queue by one rule."""
+
+    now: tuple[int, ...]
+    untold: list[Untold]
+    """What is known of others of them, and of some of those, that the store told nothing of."""
+
+
+def _unqueued(farm: Farm, roots: Roots, *, now: float) -> _Waiting:
+    found = roots.waiting - roots.closing - farm.away.keys() - farm.held
+    untold = {each: roots.untold[each] for each in found & roots.untold.keys()}
+    put_off = {each for each, why in untold.items() if why.not_before > now}
+    return _Waiting(tuple(sorted(found - put_off)), [*untold.values()])
 
 
 def _further(

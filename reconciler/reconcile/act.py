@@ -186,12 +186,14 @@ def _withdraw(farm: Farm, action: plan.Withdraw, *, now: float) -> None:
 
 def _queue_pushes(farm: Farm, action: plan.QueuePushes) -> None:
     cache = farm.desired.caches[action.cache]
-    farm.unqueued.get(action.cache, set()).difference_update(action.derivations)
-    farm.closing.setdefault(action.cache, set()).update(action.derivations)
+    roots = farm.unqueued.by(action.cache, action.rule)
+    roots.waiting.difference_update(action.derivations)
+    roots.closing.update(action.derivations)
     outputs = observe.outputs(farm.database, action.derivations)
     part = bases.taking_part(farm.database, action.derivations)
     farm.executor.caches.close_over(
         cache,
+        action.rule,
         {
             each: [
                 path
@@ -225,6 +227,7 @@ def _push(farm: Farm, action: plan.Push, *, now: float) -> None:
         farm.desired.caches[action.cache],
         action.paths,
         replace=inspected.to_resend(farm.database, action.cache, action.paths),
+        alone=inspected.alone(farm.database, action.cache, action.paths),
         further=action.further,
     )
     if action.further:
@@ -245,7 +248,12 @@ def _inspect(farm: Farm, action: upkeep.Inspect, *, now: float) -> None:
     paths = inspected.pushed_paths(farm.database, action.cache, limit=limit)
     farm.inspecting.add(action.cache)
     farm.inspected_at[action.cache] = now
-    farm.executor.caches.inspect(farm.desired.caches[action.cache], action.scope, paths)
+    farm.executor.caches.inspect(
+        farm.desired.caches[action.cache],
+        action.scope,
+        paths,
+        alone=inspected.alone(farm.database, action.cache, paths),
+    )
 
 
 def _collect(farm: Farm, action: upkeep.Mark | upkeep.Collect, *, now: float) -> None:

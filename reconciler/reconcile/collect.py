@@ -24,6 +24,7 @@ from reconciler.database import (
 from reconciler.model import BuildState, CacheName, Outcome, PushScope, PushState, StorePath
 from reconciler.reconcile import audits, expiry, incremental, listed, mounted, sharing
 from reconciler.reconcile.farm import Away, Farm
+from reconciler.reconcile.unqueued import Untold
 from reconciler.transitions import Cause
 from reconciler.upkeep import SAMPLE, WHOLE_INTERVAL
 from reconciler.work import LiveBuild, package_name
@@ -146,8 +147,7 @@ def _discovered(farm: Farm, outcome: out.Discovered, *, now: float) -> None:
     for each in wanted.intersection(outcome.away):
         farm.away.setdefault(each, Away())
     farm.hold_outputs(outcome.evaluation, wanted - farm.away.keys())
-    for cache in farm.caches_of([outcome.jobset]):
-        farm.unqueued.setdefault(cache.name, set()).update(wanted)
+    farm.unqueued.add_for(farm.declared([outcome.jobset]), wanted)
 
 
 def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
@@ -161,7 +161,8 @@ def _evaluated(farm: Farm, outcome: out.Evaluated, *, now: float) -> None:
     farm.want()
     if outcome.error is None:
         expiry.expire(farm, outcome.jobset, now=now)
-        farm.look_for_intermediates(outcome.jobset)
+        for jobset in farm.declared([outcome.jobset]):
+            farm.unqueued.look_for_intermediates(farm.database, jobset)
         incremental.evaluated(farm, outcome.jobset, now=now)
 
 
@@ -227,12 +228,12 @@ def _log_of_failed(farm: Farm, outcome: out.Built) -> None:
     """Where all goes that was built, the logs of what failed do too."""
     if not outcome.result.log_bytes or not outcome.result.outcome.final:
         return
-    jobsets = farm.work.wanting(outcome.derivation)
-    caches = [
-        cache.name
-        for cache in farm.caches_of(jobsets)
-        if cache.logs and cache.push is PushScope.ALL
-    ]
+    caches = {
+        cache
+        for jobset in farm.declared(farm.work.wanting(outcome.derivation))
+        for cache, rule in jobset.caches.items()
+        if rule.scope is PushScope.ALL and farm.desired.caches[cache].logs
+    }
     drv = farm.work.builds[outcome.derivation].path
     companions.queue_failed_log(farm.database, caches, drv, outcome.attempt)
 
@@ -286,24 +287,29 @@ def _fault_of_cache(
 
 
 def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
-    closing = farm.closing.get(outcome.cache, set())
-    closing -= {*outcome.derivations, *outcome.unknown}
-    unclosed = farm.unclosed.setdefault(outcome.cache, {})
+    roots = farm.unqueued.by(outcome.cache, outcome.rule)
+    roots.closing -= {*outcome.derivations, *outcome.unknown}
+    if outcome.rule not in farm.desired.rules_of(outcome.cache):
+        return  # something else belongs there meanwhile: that was found when it was declared
     for derivation in outcome.derivations:
-        unclosed.pop(derivation, None)
+        roots.untold.pop(derivation, None)
     for derivation, why in outcome.unknown.items():
-        each = unclosed.setdefault(derivation, Away())
+        each = roots.untold.setdefault(derivation, Untold())
         each.error = why
         each.failures += 1
         each.not_before = now + _pause(PUSH_BACKOFF, failures=each.failures - 1)
-    farm.unqueued.setdefault(outcome.cache, set()).update(outcome.unknown)
-    error = next((each.error for each in unclosed.values()), None)
-    farm.fault("cache", outcome.cache, "closure-unknown", error)
+    roots.waiting |= outcome.unknown.keys()
+    untold = (
+        each for by in farm.unqueued.of(outcome.cache).values() for each in by.untold.values()
+    )
+    farm.fault(
+        "cache", outcome.cache, "closure-unknown", next((each.error for each in untold), None)
+    )
     if not outcome.derivations:
         return
     if not farm.held.isdisjoint(outcome.derivations):
         # An audit has found something out meanwhile: once more, without them.
-        farm.unqueued.setdefault(outcome.cache, set()).update(outcome.derivations)
+        roots.waiting |= {*outcome.derivations}
         return
     pushed.queue_pushes(
         farm.database,
@@ -312,6 +318,7 @@ def _closed(farm: Farm, outcome: out.Closed, *, now: float) -> None:
         paths=outcome.paths,
         now=now,
         sizes=outcome.sizes,
+        rule=outcome.rule,
     )
     cache = farm.desired.caches.get(outcome.cache)
     if cache is not None:
@@ -378,7 +385,7 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         for path in outcome.waiting
     ]
     pushed.set_push_states(farm.database, outcome.cache, changes, now=now)
-    pushed.queue_lacking(farm.database, outcome.cache, outcome.lacking, now=now)
+    pushed.queue_lacking(farm.database, outcome.cache, _belonging(farm, outcome), now=now)
     if outcome.failed or outcome.waiting:
         audits.not_pushed(farm)
     progress.end_batch(
@@ -388,6 +395,13 @@ def _pushed(farm: Farm, outcome: out.Pushed, *, now: float) -> None:
         farm.want()
     if outcome.gone:
         _build_again(farm, outcome.cache, outcome.gone)
+
+
+def _belonging(farm: Farm, outcome: out.Pushed) -> list[StorePath]:
+    """Of the references for want of which paths wait, those that some rule sends to the cache."""
+    rules = farm.desired.rules_of(outcome.cache)
+    wanted = dict.fromkeys(outcome.waiting.values())
+    return [path for path in wanted if not all(rule.excludes(path) for rule in rules)]
 
 
 def _accompanied(farm: Farm, outcome: out.Accompanied, *, now: float) -> None:
@@ -440,8 +454,7 @@ def _revisited(farm: Farm, outcome: out.Revisited, *, now: float) -> None:
         if derivation not in live:  # somewhere it is after all
             farm.away.setdefault(derivation, Away())
             jobsets = {job.jobset for job in farm.work.jobs(derivation) if not job.audit}
-            for cache in farm.caches_of(jobsets):
-                farm.unqueued.setdefault(cache.name, set()).add(derivation)
+            farm.unqueued.add_for(farm.declared(jobsets), [derivation])
 
 
 def _collected(farm: Farm, outcome: out.Marked | out.Collected, *, now: float) -> None:

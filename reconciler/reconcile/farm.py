@@ -33,7 +33,6 @@ from reconciler.model import (
     Builder,
     BuilderName,
     BuildState,
-    Cache,
     CacheName,
     Desired,
     DrvPath,
@@ -43,6 +42,7 @@ from reconciler.model import (
 )
 from reconciler.plan import RunningBuild
 from reconciler.quarantine import Trouble
+from reconciler.reconcile.unqueued import Unqueued
 from reconciler.scheduler import Slots
 from reconciler.source import LockedSource
 from reconciler.store import Store
@@ -130,13 +130,8 @@ class Farm(Struct):
     collected_at: dict[CacheName, float] = field(default_factory=dict)
     """When caches were last looked through for what nothing needs, and that was begun to be
     deleted; of what went well the database knows."""
-    unqueued: dict[CacheName, set[int]] = field(default_factory=dict)
-    """Derivations whose outputs are to be put on a cache's queue."""
-    unclosed: dict[CacheName, dict[int, Away]] = field(default_factory=dict)
-    """Those of them of which the store did not tell what belongs there, and when it is asked again.
-    """
-    closing: dict[CacheName, set[int]] = field(default_factory=dict)
-    """Those of which it is being found out what belongs to them."""
+    unqueued: Unqueued = field(default_factory=Unqueued)
+    """Derivations whose outputs are to be put on caches' queues."""
     away: dict[int, Away] = field(default_factory=dict)
     """Jobs' derivations whose outputs exist, but only in substituters."""
     fetching: bool = False
@@ -197,12 +192,12 @@ class Farm(Struct):
             before = self.desired.jobsets.get(name)
             if before is not None and before.source != jobset.source:
                 self.trigger(name, cause="another source is declared", force=False)
-        self.desired = desired
-        self.executor.artifact_stores = desired.artifact_stores
         for cache in desired.caches.values():
             before_it = self.desired.caches.get(cache.name)
             if before_it is not None and before_it.uri != cache.uri:
                 self.left_alone.pop(cache.name, None)
+        self.desired = desired
+        self.executor.artifact_stores = desired.artifact_stores
         self.share_due = True
         due.everything(self.database)
         in_force = observe.document_in_force(self.database)
@@ -381,9 +376,8 @@ class Farm(Struct):
                 self.want()
         if state.good:
             self.work.leave([derivation])
-            for cache in self.caches_of(jobsets):
-                if not audit and (jobs or cache.push is PushScope.ALL):
-                    self.unqueued.setdefault(cache.name, set()).add(derivation)
+            if not audit:
+                self._queue(derivation, jobsets, {job.jobset for job in jobs if not job.audit})
 
     def hold_outputs(self, evaluation: int, derivations: Iterable[int]) -> None:
         """Root the outputs of an evaluation's jobs."""
@@ -421,47 +415,34 @@ class Farm(Struct):
 
     # --- Caches ----------------------------------------------------------------------------
 
-    def caches_of(self, jobsets: Iterable[JobsetName]) -> list[Cache]:
-        """The caches that jobsets are pushed to."""
-        names = {
-            cache
-            for jobset in jobsets
-            if jobset in self.desired.jobsets
-            for cache in self.desired.jobsets[jobset].caches
-        }
-        return [cache for cache in self.desired.caches.values() if cache.name in names]
+    def declared(self, jobsets: Iterable[JobsetName]) -> list[Jobset]:
+        """Those of the jobsets that are declared still."""
+        return [self.desired.jobsets[name] for name in jobsets if name in self.desired.jobsets]
+
+    def _queue(
+        self, derivation: int, wanting: Iterable[JobsetName], jobs: Collection[JobsetName]
+    ) -> None:
+        """Note that what was built for jobsets belongs in their caches, where all does or where it
+        is one of their jobs.
+        """
+        for jobset in self.declared(wanting):
+            for cache, rule in jobset.caches.items():
+                if jobset.name in jobs or rule.scope is PushScope.ALL:
+                    self.unqueued.add(cache, rule, [derivation])
 
     def look_for_pushes(self) -> None:
         """Find everything that exists and belongs in a cache but is not on its queue."""
-        self.unqueued, self.unclosed = {}, {}
-        for jobset in self.desired.jobsets.values():
-            for cache in self.caches_of([jobset.name]):
-                find = (
-                    observe.unqueued_requisites
-                    if cache.push is PushScope.ALL
-                    else observe.unqueued_jobs
-                )
-                found = find(self.database, jobset.name, cache.name)
-                self.unqueued.setdefault(cache.name, set()).update(found)
+        self.unqueued.look(self.database, self.desired)
         for cache in self.desired.caches.values():
             if cache.logs:
                 companions.queue_logs_of_pushed(self.database, cache.name)
-
-    def look_for_intermediates(self, jobset: JobsetName) -> None:
-        """Find what exists of all below a jobset's jobs, where that belongs in a cache: what an
-        evaluation found there already was never built for it.
-        """
-        for cache in self.caches_of([jobset]):
-            if cache.push is PushScope.ALL:
-                found = observe.unqueued_requisites(self.database, jobset, cache.name)
-                self.unqueued.setdefault(cache.name, set()).update(found)
-
-    # --- Faults ----------------------------------------------------------------------------
 
     def left_alone_until(self, cache: CacheName, *, now: float) -> float | None:
         """The end of the pause that a cache's server asked for; None: there is none, or no more."""
         until = self.left_alone.get(cache, 0.0)
         return until if until > now else None
+
+    # --- Faults ----------------------------------------------------------------------------
 
     def fault(self, kind: str, name: str, reason: str, message: str | None) -> None:
         """Note that something is wrong with an object, or (None) that it is no longer."""

@@ -74,7 +74,11 @@ def _queue(farm: Farm, *, now: float) -> None:
     for cache, jobsets in names.items():
         found = kept_bases.unqueued(farm.database, cache, jobsets, audited=audited)
         if found:
-            pushed.queue_pushes(farm.database, cache, roots=(), paths=found, now=now, sizes=found)
+            rules = [farm.desired.jobsets[name].caches[cache] for name in jobsets]
+            rule = min(rules, key=lambda each: each.alone)
+            pushed.queue_pushes(
+                farm.database, cache, roots=(), paths=found, now=now, sizes=found, rule=rule
+            )
 
 
 def _evaluate_again(farm: Farm, fallen: Fallen, *, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -11,7 +12,16 @@ from msgspec.structs import replace
 from reconciler.binary_cache import LocalNars
 from reconciler.binary_cache.interface import PushReport
 from reconciler.binary_cache.push import push_batch
-from reconciler.model import Builder, Cache, CacheName, Compression, PathInfo, PushScope, StorePath
+from reconciler.model import (
+    Builder,
+    Cache,
+    CacheName,
+    Compression,
+    PathInfo,
+    PushRule,
+    PushScope,
+    StorePath,
+)
 from reconciler.nix import Connection, local_endpoint
 from tests.support.private_store import PrivateStore
 
@@ -93,12 +103,11 @@ def declare(
     *,
     key: Path | None = None,
     compression: Compression = Compression.ZSTD,
-    push: PushScope = PushScope.REQUISITES,
 ) -> Cache:
     """A cache in a folder."""
     made = declared_at(f"file://{folder}")
     key_file = None if key is None else str(key)
-    return replace(made, signing_key_file=key_file, compression=compression, push=push)
+    return replace(made, signing_key_file=key_file, compression=compression)
 
 
 def declared_at(uri: str, *, credentials: Path | None = None) -> Cache:
@@ -109,7 +118,7 @@ def declared_at(uri: str, *, credentials: Path | None = None) -> Cache:
         signing_key_file=None,
         credentials_file=None if credentials is None else str(credentials),
         compression=Compression.ZSTD,
-        push=PushScope.REQUISITES,
+        rule=PushRule(scope=PushScope.REQUISITES),
         upstreams=(),
     )
 
@@ -132,7 +141,13 @@ async def infos_of(store: PrivateStore, paths: list[StorePath]) -> list[PathInfo
     return [info for info in infos if info is not None]
 
 
-async def push(store: PrivateStore, cache: Cache, paths: list[StorePath]) -> PushReport:
+async def push(
+    store: PrivateStore,
+    cache: Cache,
+    paths: list[StorePath],
+    *,
+    alone: Collection[StorePath] = (),
+) -> PushReport:
     """Push from the store's files."""
     async with await connect(store) as connection:
         return await push_batch(
@@ -141,6 +156,7 @@ async def push(store: PrivateStore, cache: Cache, paths: list[StorePath]) -> Pus
             store_dir=str(store.store_dir),
             path_infos=connection.query_path_infos,
             nars=LocalNars(store.store_dir),
+            alone=alone,
         )
 
 

@@ -25,7 +25,7 @@ from reconciler.binary_cache import (
 )
 from reconciler.binary_cache.landing import PAGE
 from reconciler.errors import CacheError, NixError
-from reconciler.model import Compression, PathInfo, PushScope, StorePath
+from reconciler.model import Compression, PathInfo, StorePath
 from reconciler.nix.hashes import to_base32
 from tests.binary_cache.support import (
     add_files,
@@ -195,10 +195,27 @@ async def test_a_reference_in_an_upstream_is_not_waited_for(store: PrivateStore)
         assert await cache.missing([base, middle, top]) == {base}
 
 
-async def test_a_cache_of_jobs_takes_a_path_without_its_closure(store: PrivateStore) -> None:
-    *_, top = build_chain(store)
-    cache = declare(store.root / "binary-cache", push=PushScope.JOBS)
-    assert (await push(store, cache, [top])).sent.keys() == {top}
+async def test_a_path_goes_there_alone_without_its_closure(store: PrivateStore) -> None:
+    base, middle, top = build_chain(store)
+    cache = declare(store.root / "binary-cache")
+    assert (await push(store, cache, [top])).waiting.keys() == {top}
+    assert (await push(store, cache, [top], alone=[top])).sent.keys() == {top}
+    async with open_cache(cache, store_dir=str(store.store_dir)) as opened:
+        assert await opened.examine([top], alone=[top]) == ()
+        assert {each.reference for each in await opened.examine([top])} == {base, middle}
+
+
+async def test_beside_one_that_goes_there_alone_others_wait_for_their_closure(
+    store: PrivateStore,
+) -> None:
+    base, middle, top = build_chain(store)
+    (other,) = add_files(store, 1)
+    cache = declare(store.root / "binary-cache")
+    # The whole of what `middle` refers to is to come, and then `top` can wait for it as well.
+    report = await push(store, cache, [middle, top, other], alone=[top, other])
+    assert report.waiting.keys() == {middle, top}
+    assert report.sent.keys() == {other}
+    assert (await push(store, cache, [base, middle, top])).sent.keys() == {base, middle, top}
 
 
 # --- Faults -----------------------------------------------------------------------------------

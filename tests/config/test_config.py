@@ -29,6 +29,7 @@ from reconciler.model import (
     Limits,
     PathSource,
     Protocol,
+    PushRule,
     PushScope,
     ResourceRule,
     Retry,
@@ -122,7 +123,8 @@ def test_every_key_reaches_the_model() -> None:
     assert jobset.systems == ("x86_64-linux",)
     assert jobset.interval is None
     assert not jobset.enabled
-    assert (jobset.shares, jobset.caches, jobset.keep) == (200, ("main",), 5)
+    cache = desired.caches[CacheName("main")]
+    assert (jobset.shares, jobset.caches, jobset.keep) == (200, {"main": cache.rule}, 5)
     assert jobset.limits == Limits(
         timeout=14400.0, max_silent=1200.0, max_log=2**24, max_output=2**32
     )
@@ -164,10 +166,9 @@ def test_every_key_reaches_the_model() -> None:
     eight = frozenset([("memory", Amount(2**33, is_size=True))])
     assert jobset.resources == (ResourceRule(match="*.tests.*", needs=eight),)
     assert desired.builders[BuilderName("local")].speed_factor == 2.0
-    cache = desired.caches[CacheName("main")]
     assert cache.signing_key_file == "/run/keys/sign"
     assert cache.credentials_file == "/run/keys/s3"
-    assert (cache.compression, cache.push) == (Compression.XZ, PushScope.ALL)
+    assert (cache.compression, cache.rule.scope) == (Compression.XZ, PushScope.ALL)
     assert cache.upstreams == (Upstream(url="https://cache.nixos.org", public_key=KEY),)
 
 
@@ -199,7 +200,7 @@ def test_defaults_of_a_jobset_and_a_cache() -> None:
     desired = read("jobsets: {a: {source: {path: /srv/a}}}\ncaches: {c: {uri: 'file:///srv/c'}}\n")
     jobset = desired.jobsets[JobsetName("a")]
     assert jobset.source == PathSource(path="/srv/a", file="default.nix", args={})
-    assert (jobset.attributes, jobset.systems, jobset.caches) == (None, None, ())
+    assert (jobset.attributes, jobset.systems, jobset.caches) == (None, None, {})
     assert (jobset.interval, jobset.enabled, jobset.shares, jobset.keep) == (300.0, True, 100, 3)
     assert jobset.limits == Limits(timeout=36000.0, max_silent=7200.0, max_log=2**26)
     assert jobset.retry == Retry(attempts=3, backoff=30.0)
@@ -207,7 +208,8 @@ def test_defaults_of_a_jobset_and_a_cache() -> None:
         workers=1, max_memory=2**32, timeout=3600.0, allow_import_from_derivation=False, pure=True
     )
     cache = desired.caches[CacheName("c")]
-    assert (cache.compression, cache.push) == (Compression.ZSTD, PushScope.REQUISITES)
+    assert cache.compression is Compression.ZSTD
+    assert cache.rule == PushRule(scope=PushScope.REQUISITES, exclude=())
     assert (cache.signing_key_file, cache.credentials_file, cache.upstreams) == (None, None, ())
 
 

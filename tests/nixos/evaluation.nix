@@ -23,6 +23,11 @@ let
         );
       attributes = builtins.mapAttrs (_: fill type.items) value;
       list = map (fill type.items) value;
+      either =
+        if builtins.isAttrs value then
+          fill (builtins.head (builtins.filter (each: each.kind == "submodule") type.alternatives)) value
+        else
+          value;
       exclusive = fill (builtins.head (builtins.attrValues (builtins.intersectAttrs value type.alternatives))) value;
     }
     .${type.kind} or value;

@@ -49,6 +49,9 @@ def _within(path: str, type_: dict[str, Any]) -> Iterator[tuple[str, Option]]:
         case "exclusive":
             for alternative in type_["alternatives"].values():
                 yield from _within(path, alternative)
+        case "either":
+            for alternative in type_["alternatives"]:
+                yield from _within(path, alternative)
         case _:
             pass
 

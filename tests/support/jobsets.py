@@ -36,7 +36,7 @@ def jobset(
         interval=None,
         enabled=True,
         shares=100,
-        caches=(),
+        caches={},
         keep=1,
         limits=Limits(),
         retry=Retry(attempts=1, backoff=1),
