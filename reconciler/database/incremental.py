@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from msgspec import Struct
 
 from reconciler.bases import Fingerprint, Trust
+from reconciler.database import alike
 from reconciler.database.events import event
 from reconciler.database.file import Database
 from reconciler.model import DrvPath, JobsetName, Protocol, StorePath
@@ -156,6 +157,7 @@ def add_base(database: Database, slot: Slot, new: NewBase, *, now: float) -> int
         base = int(row[0])
         database.execute("UPDATE base SET origin = id WHERE id = ? AND depth = 0", (base,))
         _inherit(database, base, new.parent, now=now)
+        _resemble(database, base, new.nar_hash, now=now)
         _audited(database, base, new.built, now=now)
         base_event(database, base, before=None, after="kept", cause=f"left by {new.name}", now=now)
     return base
@@ -166,6 +168,13 @@ def _inherit(database: Database, base: int, parent: int | None, *, now: float) -
     row = database.one("SELECT quarantine FROM base WHERE id = ?", (parent,))
     if row is not None and row["quarantine"] is not None:
         quarantine(database, base, reason=_inherited(parent, row["quarantine"]), now=now)
+
+
+def _resemble(database: Database, base: int, nar_hash: str, *, now: float) -> None:
+    """What is of the same content as something that turned out wrong is as wrong."""
+    found = alike.wrong(database, base, nar_hash)
+    if found is not None:
+        quarantine(database, base, reason=_resembling(*found), now=now)
 
 
 def _audited(database: Database, base: int, built: DrvPath, *, now: float) -> None:
@@ -187,6 +196,10 @@ def _inherited(base: int | None, reason: str) -> str:
     return f"it goes back to base {base}: {reason}"
 
 
+def _resembling(base: int, reason: str) -> str:
+    return f"it is the same as base {base}: {reason}"
+
+
 def release(database: Database, bases: Iterable[int], *, cause: str, now: float) -> None:
     """Let bases go: nothing starts from them any more, and nothing keeps their paths."""
     with database.transaction():
@@ -196,22 +209,32 @@ def release(database: Database, bases: Iterable[int], *, cause: str, now: float)
 
 
 def quarantine(database: Database, base: int, *, reason: str, now: float) -> list[int]:
-    """Have nothing start from a base, nor from any that descends from it; those this is new to."""
+    """Have nothing start from a base, nor from any of the same content, nor from what descends from
+    those; the bases this is new to.
+    """
     with database.transaction():
-        found = [
-            row[0]
-            for row in database.query(
-                f"{DESCENDANTS} SELECT id FROM line JOIN base USING (id)"
-                " WHERE quarantined_at IS NULL ORDER BY id",
-                (base,),
-            )
-        ]
-        for each in found:
-            database.execute(
-                "UPDATE base SET quarantined_at = ?, quarantine = ? WHERE id = ?",
-                (now, reason if each == base else _inherited(base, reason), each),
-            )
-            base_event(database, each, before="kept", after="quarantined", cause=reason, now=now)
+        found = _quarantine_line(database, base, reason=reason, now=now)
+        for each in alike.others(database, base):
+            why = _resembling(base, reason)
+            found += _quarantine_line(database, each, reason=why, now=now)
+    return found
+
+
+def _quarantine_line(database: Database, base: int, *, reason: str, now: float) -> list[int]:
+    found = [
+        row[0]
+        for row in database.query(
+            f"{DESCENDANTS} SELECT id FROM line JOIN base USING (id)"
+            " WHERE quarantined_at IS NULL ORDER BY id",
+            (base,),
+        )
+    ]
+    for each in found:
+        why = reason if each == base else _inherited(base, reason)
+        database.execute(
+            "UPDATE base SET quarantined_at = ?, quarantine = ? WHERE id = ?", (now, why, each)
+        )
+        base_event(database, each, before="kept", after="quarantined", cause=reason, now=now)
     return found
 
 

@@ -155,8 +155,13 @@ def quarantine(farm: Farm, request: Request, *, now: float) -> str:
     farm.want()
     if not found:
         return f"base {number} is in quarantine already"
-    more = len(found) - 1
-    return f"base {number} is in quarantine" + (f", and {more} from it" if more else "")
+    below = len({*found} & {*bases.descendants(farm.database, number)}) - 1
+    alike = len(found) - 1 - below
+    return (
+        f"base {number} is in quarantine"
+        + (f", and {below} from it" if below else "")
+        + (f", and {alike} of the same content, or from that" if alike else "")
+    )
 
 
 def reset(farm: Farm, request: Request, *, now: float) -> str:

@@ -47,7 +47,7 @@ class Grown(Farm):
         new = NewBase(
             name=name,
             path=StorePath(f"/nix/store/{self.ids['fetch']:032}-fetch"),
-            nar_hash="sha256-x",
+            nar_hash=f"sha256-{name}",
             size=1,
             fingerprint=MEANS,
             canonical=self.path(CLEAN),

@@ -126,6 +126,73 @@ def test_quarantine_takes_all_that_descend_and_nothing_else(farm: Farm) -> None:
     assert incremental.quarantine(database, first, reason="again", now=11.0) == []
 
 
+def same(name: str, content: str, *, parent: int | None = None) -> NewBase:
+    return structs.replace(new(name, parent=parent), nar_hash=f"sha256-{content}")
+
+
+def quarantined(database: Database, *numbers: int) -> list[str | None]:
+    return [each.base.quarantined for each in bases.stored(database, numbers)]
+
+
+def test_what_is_of_the_same_content_is_wrong_together_wherever_it_is(farm: Farm) -> None:
+    database = farm.database
+    first, second = chain(database, "a", "b")
+    other = structs.replace(SLOT, job="lib")
+    elsewhere = Slot(**{**_fields(SLOT), "jobset": JobsetName("web.next"), "trust": "web.next"})
+    alike = incremental.add_base(database, other, same("c", "a"), now=3.0)
+    far = incremental.add_base(database, elsewhere, same("d", "a"), now=3.0)
+    below = incremental.add_base(database, elsewhere, new("e", parent=far), now=4.0)
+    stays = add(database, "f", slot=other)
+    found = incremental.quarantine(database, first, reason="wrong", now=5.0)
+    assert found == [first, second, alike, far, below]
+    why = f"it is the same as base {first}: wrong"
+    assert quarantined(database, alike, far, below, stays) == [
+        why, why, f"it goes back to base {far}: {why}", None
+    ]  # fmt: skip
+    late = incremental.add_base(database, other, same("g", "a"), now=6.0)
+    assert quarantined(database, late) == [why]
+
+
+def test_what_only_descends_from_something_wrong_says_nothing_of_its_content(farm: Farm) -> None:
+    """A clean build may leave the same."""
+    database = farm.database
+    first, second, third = chain(database, "a", "b", "c")
+    clean = incremental.add_base(database, SLOT, same("d", "b"), now=4.0)
+    assert incremental.quarantine(database, first, reason="wrong", now=5.0) == [
+        first, second, third
+    ]  # fmt: skip
+    late = incremental.add_base(database, SLOT, same("e", "c"), now=6.0)
+    assert quarantined(database, clean, late) == [None, None]
+    # What was found wrong by itself stays that, whatever it came from.
+    other, worse = chain(database, "x", "y")
+    incremental.quarantine(database, worse, reason="worse", now=7.0)
+    incremental.quarantine(database, other, reason="bad", now=8.0)
+    last = incremental.add_base(database, SLOT, same("z", "y"), now=9.0)
+    assert quarantined(database, last) == [f"it is the same as base {worse}: worse"]
+
+
+def test_an_untrusted_branch_has_nothing_of_others_found_wrong(farm: Farm) -> None:
+    """It may leave just what they did."""
+    database = farm.database
+    fork = structs.replace(SLOT, branch="fork", trust=Trust(WEB))
+    common = structs.replace(SLOT, branch="main", trust=Trust("source"))
+    ours = incremental.add_base(database, common, new("a"), now=1.0)
+    theirs, again = (
+        incremental.add_base(database, fork, same(name, "a"), now=2.0) for name in ("b", "c")
+    )
+    assert incremental.quarantine(database, theirs, reason="made up", now=3.0) == [theirs, again]
+    late = incremental.add_base(database, common, same("d", "a"), now=4.0)
+    assert quarantined(database, ours, late) == [None, None]
+    last = incremental.add_base(database, fork, same("e", "a"), now=4.0)
+    assert quarantined(database, last) == [f"it is the same as base {theirs}: made up"]
+    incremental.quarantine(database, ours, reason="wrong", now=5.0)
+    assert None not in quarantined(database, ours, late)
+    # What is found out of a trusted one holds of all.
+    other = structs.replace(fork, job="other")
+    found = incremental.add_base(database, other, same("f", "a"), now=6.0)
+    assert None not in quarantined(database, found)
+
+
 def test_what_was_built_while_its_base_turned_out_wrong_is_wrong(farm: Farm) -> None:
     (first,) = chain(farm.database, "a")
     incremental.quarantine(farm.database, first, reason="wrong", now=2.0)
