@@ -136,12 +136,11 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _complain(message: str) -> None:
-    from reconciler.cli.text import harmless  # noqa: PLC0415 - only for a mistake
+    from reconciler.cli.text import harmless, readable  # noqa: PLC0415 - only for a mistake
 
     color = False if os.environ.get("NO_COLOR") else None
-    click.echo(
-        click.style("error: ", fg="red", bold=True) + harmless(message), err=True, color=color
-    )
+    text = click.style("error: ", fg="red", bold=True) + harmless(message)
+    click.echo(readable(text) if sys.stderr.isatty() else text, err=True, color=color)
 
 
 def _unwritten(error: OSError) -> int:

@@ -10,7 +10,7 @@ import click
 from reconciler.cli.graph_svg import BAD_FILL, FILL, draw
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import settings, verb
-from reconciler.cli.state import document_in_force, local_systems, reading
+from reconciler.cli.state import document_in_force, local_systems, not_a_job, reading
 from reconciler.cli.status import complete_subject
 from reconciler.cli.status_text import state
 from reconciler.cli.text import DIM
@@ -51,7 +51,7 @@ def graph(job: str, *, form: str, depth: int | None, limit: int, as_json: bool) 
     with reading(settings()) as database:
         subject = lookup.resolve(database, job)
         if isinstance(subject, JobsetSubject):
-            raise UsageError(f"{job} is a jobset: name one of its jobs, such as {job}.JOB")
+            raise not_a_job(database, subject.jobset)
         if subject.derivation is None:
             raise UsageError(f"{job} does not evaluate, so it has no graph: reconciler why {job}")
         in_way = blocked(

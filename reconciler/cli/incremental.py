@@ -14,7 +14,7 @@ from reconciler.cli.base_told import build_json
 from reconciler.cli.log_text import lines_of
 from reconciler.cli.output import Json, plain, print_json
 from reconciler.cli.settings import Verbs, settings, verb
-from reconciler.cli.state import reading
+from reconciler.cli.state import not_a_job, reading
 from reconciler.cli.status import complete_subject
 from reconciler.cli.text import DIM, ago, columns, harmless, one_line, table, wrapped, wrapped_table
 from reconciler.database import bases, lookup, slots
@@ -104,10 +104,8 @@ def _status(jobset: str | None, *, as_json: bool) -> None:
         print_json({"slots": [_slot_json(each) for each in found], "compilerCaches": caches})
         return
     if not found and not compilers:
-        click.echo(
-            "No job takes part: it takes an output `intermediates`, and `incremental.enable` of\n"
-            "the jobset."
-        )
+        none = "No job takes part: it takes an output `intermediates`, and `incremental.enable` of"
+        click.echo(wrapped(f"{none} the jobset.", width=columns()))
     if found:
         rows = [_slot_row(each, now=time.time()) for each in found]
         header = ["JOB", "BRANCH", "BASES", "SIZE", "DEPTH", "NEWEST", "BUILDS"]
@@ -187,7 +185,7 @@ def taking_part(database: Database, text: str) -> str:
         return text
     subject = lookup.resolve(database, text)
     if isinstance(subject, JobsetSubject):
-        raise UsageError(f"{text} is a jobset: name one of its jobs, as in {text}.app")
+        raise not_a_job(database, subject.jobset)
     if isinstance(subject, JobSubject):
         raise UsageError(
             f"no build of {text} is known that takes part: it needs an output `intermediates`, and"

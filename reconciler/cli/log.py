@@ -10,7 +10,7 @@ from reconciler.build.log import read
 from reconciler.cli.log_text import Follower, lines_of
 from reconciler.cli.output import plain, print_json
 from reconciler.cli.settings import Settings, settings, verb
-from reconciler.cli.state import document_in_force, local_systems, reading
+from reconciler.cli.state import document_in_force, local_systems, not_a_job, reading
 from reconciler.cli.status import complete_subject
 from reconciler.cli.text import lasting, one_line
 from reconciler.database import lookup
@@ -73,7 +73,7 @@ def log(job: str, *, follow: bool, attempt: int | None, as_json: bool) -> None:
 def _derivation(database: Database, text: str) -> int:
     subject = lookup.resolve(database, text)
     if isinstance(subject, JobsetSubject):
-        raise UsageError(f"{text} is a jobset: name one of its jobs, such as {text}.JOB")
+        raise not_a_job(database, subject.jobset)
     if subject.derivation is None:
         assert isinstance(subject, JobSubject)
         raise NoLogError(

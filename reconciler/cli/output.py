@@ -6,6 +6,7 @@ Times are seconds since the epoch, durations seconds, sizes bytes. `schemas/` de
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from reconciler.cli.text import BUSY, harmless
+from reconciler.cli.text import BUSY, harmless, readable
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
@@ -50,7 +51,8 @@ def flat(value: Any) -> dict[str, Json]:
 def warn(warnings: Sequence[str]) -> None:
     """Print each on stderr."""
     for each in warnings:
-        click.echo(click.style("warning: ", fg=BUSY, bold=True) + harmless(each), err=True)
+        text = click.style("warning: ", fg=BUSY, bold=True) + harmless(each)
+        click.echo(readable(text) if sys.stderr.isatty() else text, err=True)
 
 
 def print_json(value: Json) -> None:

@@ -126,6 +126,11 @@ def _summary(report: Report, *, seconds: float, converged: bool) -> list[str]:
         if condition.reason == ASKED_TO_WAIT
     ]
     wrong += [
+        f"cache {each.facts.name}: {one_line(each.facts.error)}"
+        for each in report.caches
+        if each.facts.failing and each.facts.error and not each.facts.conditions
+    ]
+    wrong += [
         f"{condition.kind} {condition.name}: {condition.reason.replace('-', ' ')}"
         for of in (report.jobsets, report.builders)
         for each in of

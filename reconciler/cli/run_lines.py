@@ -67,6 +67,8 @@ class News:
         self._live: set[int] = set()
         self._open_pushes: dict[str, int] = {}
         self._pushing: set[str] = set()
+        self._failing: set[str] | None = None
+        """Caches for which pushing fails just now, as far as that was told; None: nobody asked."""
         self.last_failures: list[str] = []
 
     def since(self, database: Database) -> list[Line]:
@@ -136,14 +138,21 @@ class News:
         yield Line(Weight.ERROR, f"  see all: reconciler log {name}")
 
     def _push_lines(self, database: Database) -> Iterator[Line]:
-        now = {
-            row[0]: row[1]
-            for row in database.query(
-                "SELECT c.name, count(*) FROM push p INDEXED BY push_open"
-                " JOIN cache c ON c.id = p.cache"
-                " WHERE p.state <> 'pushed' AND p.state <> 'failed' GROUP BY c.id"
-            )
-        }
+        rows = database.query(
+            "SELECT c.name, count(*) AS open, sum(p.failures > 0) AS failing, max(p.error) AS error,"
+            " EXISTS (SELECT 1 FROM condition WHERE kind = 'cache' AND name = c.name) AS told"
+            " FROM push p INDEXED BY push_open JOIN cache c ON c.id = p.cache"
+            " WHERE p.state <> 'pushed' AND p.state <> 'failed' GROUP BY c.id"
+        )
+        failing = {row["name"]: row for row in rows if row["failing"] and row["error"]}
+        # What is wrong with the cache as a whole is told as its condition.
+        untold = failing.keys() - (failing.keys() if self._failing is None else self._failing)
+        for name in sorted(each for each in untold if not failing[each]["told"]):
+            paths, error = counted(failing[name]["failing"], "path"), failing[name]["error"]
+            text = f"cache {name}: {paths} could not be pushed, tried again: {one_line(gist(error))}"
+            yield Line(Weight.WARNING, text, BUSY)
+        self._failing = set(failing)
+        now = {row["name"]: row["open"] for row in rows}
         self._pushing.update(now)
         self._open_pushes = now
         # Between two builds a queue is empty again and again: that is no news.

@@ -50,7 +50,7 @@ def _place(flag: str, *, help_text: str, default: str, variable: str | None) -> 
         callback=_keep,
         expose_value=False,
         envvar=variable,
-        help=f"{help_text} [default: {default}; or ${variable or 'RECONCILER_…'}]",
+        help=f"{help_text}, or ${variable or 'RECONCILER_…'}. [default: {default}]",
         hidden=variable is None,
     )
 
@@ -64,8 +64,8 @@ def place_options(*, variables: bool) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         for flag, help_text, default, variable in (
-            ("--state-dir", "Where the state is.", DEFAULT_STATE_DIR, "RECONCILER_STATE_DIR"),
-            ("--config", "The configuration document.", DEFAULT_CONFIG, "RECONCILER_CONFIG"),
+            ("--state-dir", "Where all state is kept", DEFAULT_STATE_DIR, "RECONCILER_STATE_DIR"),
+            ("--config", "The configuration document", DEFAULT_CONFIG, "RECONCILER_CONFIG"),
         ):
             option = _place(
                 flag,
@@ -118,7 +118,7 @@ def verb(
             )(wrapped)
         wrapped = place_options(variables=False)(wrapped)
         blocks = [
-            textwrap.dedent(notes).strip(),
+            *textwrap.dedent(notes).strip().split("\n\n"),
             "Examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
         ]
         epilog = "\n\n".join(f"\b\n{block}" for block in blocks if block)

@@ -13,7 +13,8 @@ from pathlib import Path
 from reconciler.cli.settings import Settings
 from reconciler.database.file import Database, lock_holder, open_reader
 from reconciler.database.in_force import InForce, in_force
-from reconciler.errors import ReconcilerError, StateError
+from reconciler.errors import ReconcilerError, StateError, UsageError
+from reconciler.states import JobsetName
 from reconciler.status import DocumentDrift, DocumentFacts
 
 
@@ -90,6 +91,22 @@ def _changed_at(file: Path) -> float:
         target = link.parent / link.readlink() / path.relative_to(link)
         path = Path(os.path.normpath(target))
     raise OSError(40, "too many levels of symbolic links")
+
+
+def not_a_job(database: Database, jobset: JobsetName) -> UsageError:
+    """What is to be said where a job was to be named."""
+    from reconciler.database.lookup import branches_of, job_attrs  # noqa: PLC0415 - for a mistake
+
+    jobs = [
+        f"{each}.{attr}"
+        for each in (jobset, *branches_of(database, jobset))
+        for attr in job_attrs(database, each)
+    ]
+    shown = ", ".join(jobs[:5]) + (", …" if len(jobs) > 5 else "")
+    return UsageError(
+        f"{jobset} is a jobset: name one of its jobs ({shown or 'it has none'}), or see "
+        f"`reconciler status {jobset}`"
+    )
 
 
 def daemon(settings: Settings) -> int | None:

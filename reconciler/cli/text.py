@@ -144,6 +144,19 @@ def wrapped(text: str, *, width: int | None, indent: str = "", first: str | None
     return "\n".join(line.rstrip() for line in lines)
 
 
+def readable(text: str) -> str:
+    """What is written by the line, for a terminal: sentences broken between words, and left as they
+    are what is indented, such as a program that is quoted.
+    """
+    import shutil  # noqa: PLC0415 - as above
+
+    width = shutil.get_terminal_size((80, 24)).columns
+    return "\n".join(
+        line if line.startswith((" ", "\t")) else wrapped(line, width=width, indent="  ", first="")
+        for line in text.split("\n")
+    )
+
+
 def ago(then: float, now: float) -> str:
     """How long ago, in a word."""
     return f"{format_duration(float(max(0, round(now - then))))} ago"

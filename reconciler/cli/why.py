@@ -12,7 +12,7 @@ from reconciler.cli import base_told
 from reconciler.cli.log_text import tail
 from reconciler.cli.output import Json, plain, print_json
 from reconciler.cli.settings import settings, verb
-from reconciler.cli.state import daemon, document_in_force, local_systems, reading
+from reconciler.cli.state import daemon, document_in_force, local_systems, not_a_job, reading
 from reconciler.cli.status import complete_subject
 from reconciler.cli.status_text import state
 from reconciler.cli.text import BUSY, DIM, columns, harmless, lasting, one_line, wrapped
@@ -25,7 +25,6 @@ from reconciler.database.held import hold_on, holds
 from reconciler.database.in_force import InForce
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
 from reconciler.database.needs import by_rule
-from reconciler.errors import UsageError
 from reconciler.explain import Explanation, Step, explain
 from reconciler.model import BuilderName
 from reconciler.status import JobState, gist
@@ -54,14 +53,7 @@ def why(job: str, *, as_json: bool) -> None:
         subject = lookup.resolve(database, job)
         match subject:
             case JobsetSubject():
-                jobs = ", ".join(
-                    f"{subject.jobset}.{attr}"
-                    for attr in lookup.job_attrs(database, subject.jobset)[:5]
-                )
-                raise UsageError(
-                    f"{job} is a jobset: name one of its jobs ({jobs or 'it has none'}), "
-                    f"or see `reconciler status {job}`"
-                )
+                raise not_a_job(database, subject.jobset)
             case JobSubject() | DerivationSubject():
                 answer = _answer(database, subject)
         notes = _notes(
@@ -220,8 +212,8 @@ def _lines(database: Database, answer: _Answer, notes: Sequence[str]) -> Iterato
     if explanation is not None:
         yield from _chain(explanation)
         yield from _waiting(explanation)
-    if explanation is not None and answer.attempts and not answer.state.live:
-        last = answer.attempts[-1]
+    last = answer.attempts[-1] if answer.attempts else None
+    if explanation is not None and last is not None and last.outcome is not None:
         yield ""
         said = one_line(gist(last.message or str(last.outcome)))
         took = lasting((last.finished_at or last.started_at) - last.started_at)

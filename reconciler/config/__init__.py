@@ -107,7 +107,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(document.MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _unreadable(path, "there is no such file", "create it, or name another") from None
+        raise _unreadable(
+            path, "there is no such file", "create it, or name another with --config"
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         mend = "make it readable for the user this runs as, or name another"

@@ -40,6 +40,11 @@ def test_help_has_examples_and_fits_80_columns(verb: str) -> None:
         assert not [line for line in result.output.splitlines() if len(line) > 80]
 
 
+def test_notes_stay_as_they_are_written() -> None:
+    said = CliRunner().invoke(cli, ["run", "--help"]).output
+    assert "\n  Exit status with --once:\n    0  all is as declared\n    1  something" in said
+
+
 @pytest.mark.parametrize("group", ["", "incremental", "caches"])
 def test_verbs_are_listed_in_their_order(group: str) -> None:
     output = CliRunner().invoke(cli, [*group.split(), "--help"]).output
@@ -54,6 +59,22 @@ def test_without_a_verb_its_help_is_printed() -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Usage: reconciler [OPTIONS] VERB")
+
+
+@pytest.mark.parametrize("verb", ["why", "log", "graph", "incremental explain"])
+def test_where_a_job_is_to_be_named_a_jobset_tells_its_jobs(good: Farm, verb: str) -> None:
+    said = str(good.failure(*verb.split(), "web"))
+    assert said == (
+        "web is a jobset: name one of its jobs (web.site), or see `reconciler status web`"
+    )
+
+
+def test_a_fault_on_a_terminal_is_broken_between_words(good: Farm) -> None:
+    text = good.terminal("status", "nothing")
+    first, *below = text.splitlines()
+    assert first.startswith("error: there is no jobset, job or derivation nothing")
+    assert below
+    assert all(len(line) <= 80 for line in (first, *below))
 
 
 def test_an_explained_fault_is_one_line(farm: Farm) -> None:
