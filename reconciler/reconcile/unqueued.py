@@ -49,7 +49,7 @@ class Unqueued(Struct):
         """Note derivations, each once where one rule sends all that another one does."""
         others = [(each, roots) for each, roots in self.of(cache).items() if each != rule]
         wider = [roots.waiting for each, roots in others if each.covers(rule)]
-        added = {*derivations}.difference(*wider)
+        added = {each for each in derivations if not any(each in some for some in wider)}
         if not added:
             return
         self.by(cache, rule).waiting |= added
@@ -69,9 +69,10 @@ class Unqueued(Struct):
 
     def look(self, database: Database, desired: Desired) -> None:
         """Find everything anew; what is being found out goes on."""
-        for by_rule in self.caches.values():
-            for rule, roots in [*by_rule.items()]:
-                by_rule[rule] = Roots(closing=roots.closing)
+        self.caches = {
+            cache: {rule: Roots(closing=each.closing) for rule, each in by.items() if each.closing}
+            for cache, by in self.caches.items()
+        }
         for jobset in desired.jobsets.values():
             self._look(database, jobset, jobset.caches)
 

@@ -12,6 +12,7 @@ import pytest
 
 from reconciler import config
 from reconciler.config.json_schema import schema
+from reconciler.model import JobsetName, PushRule, PushScope
 from tests.config.test_json_schema import examples_of
 from tests.nixos.support import PROJECT, document, evaluate
 
@@ -112,6 +113,20 @@ def test_a_credential_is_left_as_it_is() -> None:
     assert made["document"]["caches"]["main"]["signingKeyFiles"] == files
 
 
+def test_what_of_a_jobset_goes_to_a_cache_is_in_the_document() -> None:
+    less = {"name": "main", "push": "jobs", "exclude": ["*-vm-test"]}
+    told = farm(jobsets={"website": {"caches": [less]}, "docs": {"caches": [{"name": "local"}]}})
+    made = document(told)
+    assert (made["refusals"], made["warnings"]) == ([], [])
+    jobsets = made["document"]["jobsets"]
+    assert jobsets["website"]["caches"] == [less]
+    assert jobsets["docs"]["caches"] == [{"name": "local", "push": None, "exclude": []}]
+    desired = config.parse(json.dumps(made["document"]).encode(), name="module")
+    assert desired.jobsets[JobsetName("website")].caches == {
+        "main": PushRule(scope=PushScope.JOBS, exclude=("*-vm-test",))
+    }
+
+
 def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
     made = document(FARM)
     assert (made["refusals"], made["warnings"]) == ([], [])
@@ -122,6 +137,11 @@ def test_a_farm_without_fault_is_neither_refused_nor_warned_of() -> None:
     [
         (
             {"jobsets": {"docs": {"caches": ["mian"]}}},
+            "jobsets.docs.caches",
+            ['there is no cache "mian"', "settings.caches.mian", "local, main"],
+        ),
+        (
+            {"jobsets": {"docs": {"caches": [{"name": "mian", "push": "jobs"}]}}},
             "jobsets.docs.caches",
             ['there is no cache "mian"', "settings.caches.mian", "local, main"],
         ),

@@ -31,6 +31,8 @@ JOIN push_root p ON p.cache = n.id;
 
 DROP TABLE push_root;
 ALTER TABLE push_root_by_rule RENAME TO push_root;
+-- Each derivation that is forgotten is looked for here.
+CREATE INDEX push_root_derivation ON push_root(derivation);
 
 -- What goes there without what it refers to: nobody asked for more.
 ALTER TABLE push ADD COLUMN alone INTEGER NOT NULL DEFAULT 0;
