@@ -457,6 +457,8 @@ def _summary(verdict: Verdict, facts: Facts, jobsets: Iterable[JobsetStatus]) ->
         parts.append(f"· {counted(open_pushes, 'path')} to push")
     if left_out:
         parts.append(f"· {counted(left_out, 'jobset')} suspended or disabled")
+    if facts.document.drift is DocumentDrift.INVALID:
+        parts.append("· the document is not valid")
     if facts.daemon is None and verdict is Verdict.IN_PROGRESS:
         parts.append("· the daemon is not running")
     return " ".join(parts)

@@ -223,7 +223,7 @@ def _notes(found: Report, *, now: float, width: int | None) -> list[str]:
             text = f"{applied}; {document.file} is not valid now: see `reconciler check`"
         case DocumentDrift.UNREADABLE:
             text = f"{applied}; not compared with its file ({document.message})"
-    lines.append(f"document  {text}")
+    lines.append(wrapped(f"document  {text}", width=width or 1000, indent=" " * 10, first=""))
     running, queued = (found.builds.get(key, 0) for key in (BuildState.BUILDING, BuildState.QUEUED))
     if found.daemon is None:
         doing = "not running" + (": nothing goes on until it is" if running + queued else "")

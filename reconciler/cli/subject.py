@@ -13,7 +13,17 @@ from reconciler.cli.settings import Settings
 from reconciler.cli.state import document_in_force, local_systems
 from reconciler.cli.status import read_report
 from reconciler.cli.status_text import mark, problem_text, state
-from reconciler.cli.text import DIM, ago, columns, harmless, lasting, one_line, table, wrapped
+from reconciler.cli.text import (
+    DIM,
+    ago,
+    columns,
+    harmless,
+    lasting,
+    one_line,
+    table,
+    wrapped,
+    wrapped_table,
+)
 from reconciler.database import blocked, details, lookup, slots
 from reconciler.database.file import Database
 from reconciler.database.lookup import DerivationSubject, JobsetSubject, JobSubject
@@ -98,7 +108,7 @@ def _branch_lines(
     yield f"{mark(jobset.verdict)} {click.style(facts.name, bold=True)}  {jobset.summary}"
     pairs = [["source", facts.source], ["branches", ", ".join(facts.patterns or ())]]
     pairs.append(["caches", ", ".join(facts.caches) or "none"])
-    yield from table(pairs, indent="  ")
+    yield from wrapped_table(pairs, indent="  ", width=columns())
     yield from _condition_lines(facts, now=now)
     if branches:
         yield ""
@@ -146,7 +156,7 @@ def _jobset_lines(jobset: JobsetStatus, rows: list[details.JobRow], *, now: floa
         pairs.append(["", one_line(evaluation.locked)])
     pairs.append(["caches", ", ".join(facts.caches) or "none"])
     pairs.append(["jobs", count_jobs(facts.jobs)])
-    yield from table(pairs, indent="  ")
+    yield from wrapped_table(pairs, indent="  ", width=columns())
     yield from _condition_lines(facts, now=now)
     if rows:
         yield ""
@@ -273,7 +283,7 @@ def _job_lines(
     pairs += [["product", f"{p.kind} {p.path}"] for p in detail.products]
     pairs += [["metric", f"{m.name} = {m.value:g} {m.unit or ''}"] for m in detail.metrics]
     pairs += [["cache", f"{p.cache}: {p.summary}"] for p in detail.pushes]
-    yield from table([[a, harmless(b)] for a, b in pairs], indent="  ")
+    yield from wrapped_table([[a, harmless(b)] for a, b in pairs], indent="  ", width=columns())
     if detail.attempts:
         yield ""
         yield from table(

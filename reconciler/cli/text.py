@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -123,7 +122,7 @@ def wrapped_table(
     for row in rows:
         parts = [row[-1]]
         if width_of(row[-1]) > room:
-            parts = textwrap.wrap(click.unstyle(row[-1]), room, break_on_hyphens=False)
+            parts = wrapped(click.unstyle(row[-1]), width=room).split("\n")
         lines += [[*row[:-1], parts[0]], *([*filled, part] for part in parts[1:])]
     return table(lines, header=header, indent=indent)
 

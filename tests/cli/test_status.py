@@ -159,7 +159,9 @@ def test_a_changed_document_is_seen_through_a_link(good: Farm) -> None:
     other.write_text("jobsets: 1")
     result = good.run("status")
     assert "is not valid now" in result.output
+    assert result.output.endswith("jobs succeeded · the document is not valid\n")
     assert result.exit_code == 1
+    assert all(len(line) <= 80 or "/" in line for line in good.terminal("status").splitlines())
     other.unlink()
     assert "not compared with its file" in good.run("status").output
 

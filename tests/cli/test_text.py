@@ -5,7 +5,7 @@ import itertools
 import click
 import pytest
 
-from reconciler.cli.text import cut, table, width_of, wrapped
+from reconciler.cli.text import cut, table, width_of, wrapped, wrapped_table
 
 WORDS = "one two three four five six seven eight nine ten"
 
@@ -19,6 +19,15 @@ def test_a_colour_takes_no_room(width: int) -> None:
     assert all(len(line) <= width for line in lines)
     for line, after in itertools.pairwise(lines):  # no line ends before it has to
         assert len(f"{line} {after.split()[0]}") > width
+
+
+def test_the_last_column_of_a_table_goes_on_below_it() -> None:
+    lines = wrapped_table([["name", WORDS], ["path", "/" + "a" * 60]], width=40, indent="  ")
+    assert lines == [
+        "  name  one two three four five six",
+        "        seven eight nine ten",
+        "  path  /" + "a" * 60,  # to be copied whole
+    ]
 
 
 def test_what_is_wide_counts_as_it_is_shown() -> None:
