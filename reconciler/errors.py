@@ -28,8 +28,8 @@ class NixError(ReconcilerError):
 
 
 class NoNixError(NixError):
-    """The machine has no Nix that could be used: none on PATH, too old, or refusing its own
-    configuration.
+    """The machine has no Nix that could be used: none on PATH, too old, refusing its own
+    configuration, or with a daemon that is not reached.
     """
 
     exit_status = 4

@@ -215,7 +215,9 @@ async def _open_socket(endpoint: SocketEndpoint) -> Channel:
     try:
         return Channel(*await asyncio.open_unix_connection(endpoint.path, limit=4 * CHUNK))
     except OSError as error:
-        raise ConnectionLostError(f"cannot reach {endpoint}: {error.strerror or error}") from None
+        raise ConnectionLostError(
+            f"cannot reach {endpoint}: {error.strerror or error}; is nix-daemon running?"
+        ) from None
 
 
 async def _open_command(endpoint: CommandEndpoint) -> Channel:

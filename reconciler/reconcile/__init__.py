@@ -13,7 +13,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from reconciler.database import collected, companions, declared, inspected, observe, usage
-from reconciler.errors import NixError
+from reconciler.errors import ConnectionLostError, NixError, NoNixError
 from reconciler.model import CacheName, EvaluationState, Jobset, StorePath
 from reconciler.plan import AwayOutputs, Locked, Observed, ObservedJobset, Plan, plan
 from reconciler.reconcile import act, collect, incremental, requests
@@ -43,9 +43,12 @@ class Tick(Struct, frozen=True, kw_only=True):
 
 
 async def start(farm: Farm, *, now: float) -> None:
-    """Derive what is kept in memory from the database and the store."""
+    """Derive what is kept in memory from the database and the store. NoNixError without one."""
     # An empty store is made by the first that opens it; several at once get in each other's way.
-    await farm.store.connection()
+    try:
+        await farm.store.connection()
+    except ConnectionLostError as error:
+        raise NoNixError(str(error)) from error
     collected = await _find_lost(farm, now=now)
     _look_for_emptied(farm)
     _load(farm)

@@ -151,6 +151,14 @@ def test_too_old_a_nix(trial: Trial) -> None:
     assert "2.24" in said
 
 
+def test_a_nix_daemon_that_is_not_there(trial: Trial) -> None:
+    trial.declare({"one": ONE})
+    status, said = start(trial, NIX_REMOTE=f"unix://{trial.root}/nowhere")
+    assert status == 4
+    assert f"cannot reach the Nix daemon at {trial.root}/nowhere: No such file" in said
+    assert "is nix-daemon running?" in said
+
+
 def test_a_nix_with_a_broken_configuration(trial: Trial) -> None:
     trial.declare({"one": ONE})
     with (trial.store.root / "conf/nix.conf").open("a") as file:
