@@ -248,10 +248,15 @@ def _explained(path: Path) -> Iterator[None]:
                 f"{path} is not a usable database ({error}). Move it away to start afresh: "
                 "what is built stays in the Nix store and is found again."
             ) from error
-        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        if name.startswith("SQLITE_FULL"):
             raise StateError(
                 f"cannot write {path}: {error}. Free some space in {path.parent}; "
                 "nothing recorded so far is lost."
+            ) from error
+        if name.startswith("SQLITE_IOERR"):
+            raise StateError(
+                f"cannot use {path}: {error}. Free some space in {path.parent}, or see whether its "
+                "disk fails; nothing recorded so far is lost by this."
             ) from error
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
             raise StateError(
@@ -328,21 +333,23 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     is read as immutable.
     """
     uri = path.absolute().as_uri()
-    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=10)
-    try:
-        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    except sqlite3.OperationalError:
-        connection.close()
-        if path.with_name(path.name + "-wal").exists():
-            raise StateError(
-                f"cannot read {path}: this user can neither read nor make what belongs to its "
-                "write-ahead log. Run as its owner or as a member of its group, where there is "
-                "space and its file system is writable."
-            ) from None
-        connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise StateError(f"{path} is not a usable database ({error}).") from error
+    with _explained(path):
+        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=10)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            if path.with_name(path.name + "-wal").exists():
+                raise StateError(
+                    f"cannot read {path}: this user can neither read nor make what belongs to its "
+                    "write-ahead log. Run as its owner or as a member of its group, where there "
+                    "is space and its file system is writable."
+                ) from None
+            unwritten = f"{uri}?mode=ro&immutable=1"
+            connection = sqlite3.connect(unwritten, uri=True, isolation_level=None)
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
     return connection
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,6 +192,13 @@ def test_garbage_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="not a usable database"):
         open_reader(tmp_path)
     assert database_path(tmp_path).read_bytes() == b"garbage" * 1000
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    database_path(tmp_path).mkdir()
+    for refused in (partial(open_writer, tmp_path, now=NOW), partial(open_reader, tmp_path)):
+        with pytest.raises(StateError, match=re.escape(str(database_path(tmp_path)))):
+            refused()
 
 
 @contextlib.contextmanager
