@@ -217,7 +217,11 @@ def held(database: Database, before_release: Collection[JobsetName]) -> frozense
     return frozenset(row[0] for row in rows)
 
 
-def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]]:
+Spoilt = dict[int, tuple[DrvPath, frozenset[StorePath]]]
+"""Builds by number: their derivations, and outputs."""
+
+
+def spoilt(database: Database) -> Spoilt:
     """What is wrong where clean builds belong, and all that needs it: by number, derivations and
     the outputs of those that were built, or of which a part may be left since they were.
     """
@@ -229,7 +233,7 @@ def spoilt(database: Database) -> dict[int, tuple[DrvPath, frozenset[StorePath]]
         " AND EXISTS (SELECT 1 FROM attempt t WHERE t.derivation = d.id))"
         " LEFT JOIN output o ON o.derivation = b.derivation AND o.path IS NOT NULL"
     )
-    found: dict[int, tuple[DrvPath, frozenset[StorePath]]] = {}
+    found: Spoilt = {}
     for number, drv, output in rows:
         paths: frozenset[StorePath] = found[number][1] if number in found else frozenset()
         found[number] = DrvPath(drv), paths | {StorePath(output)} if output else paths
@@ -275,7 +279,8 @@ def failed(database: Database) -> list[tuple[JobsetName, str, str, bool]]:
             "SELECT DISTINCT j.name, s.job, a.detail, c.strategy FROM audit a"
             " CROSS JOIN build_base c ON c.derivation = a.derivation"
             " JOIN incremental_slot s ON s.id = c.slot JOIN jobset j ON j.id = s.jobset"
-            f" WHERE a.state = 'failed' AND j.removed_at IS NULL AND {IN_FORCE}"
+            " WHERE a.state = 'failed' AND c.mode = 'incremental' AND j.removed_at IS NULL"
+            f" AND {IN_FORCE}"
             " ORDER BY j.name, s.job"
         )
     ]

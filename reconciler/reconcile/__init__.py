@@ -60,7 +60,7 @@ async def start(farm: Farm, *, now: float) -> None:
     if collected:
         for jobset in farm.desired.jobsets:
             farm.trigger(jobset, cause="its derivations were collected", force=True)
-    incremental.hold_back(farm)
+    incremental.take_up(farm)
 
 
 def _look_for_emptied(farm: Farm) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from reconciler.bases import is_sampled
 from reconciler.database import audits, bases, built, incremental, mounts, slots
-from reconciler.database.audits import Wrong
+from reconciler.database.audits import Spoilt, Wrong
 from reconciler.database.bases import Audit
 from reconciler.database.ingest import known_builds
 from reconciler.database.observe import Request
@@ -113,8 +113,9 @@ def _reopen(farm: Farm, audit: Audit, *, now: float) -> None:
     """What came to nothing before is tried again, and what it needs."""
     ended = audits.ended_below(farm.database, audit.clean)
     changes = [(each, state, BuildState.QUEUED) for each, state in ended.items()]
-    built.set_build_states(farm.database, changes, cause=Cause.RETRY_REQUESTED, now=now)
-    built.forgive(farm.database, ended)
+    with farm.database.transaction():  # what is queued is not found again
+        built.set_build_states(farm.database, changes, cause=Cause.RETRY_REQUESTED, now=now)
+        built.forgive(farm.database, ended)
     inside = [each for each in ended if each in farm.work.graph]
     farm.work.forgive(inside)
     for each in inside:
@@ -128,14 +129,24 @@ def _clean_build(farm: Farm, audit: Audit, *, now: float) -> None:
     elif build.id in farm.away:
         return  # it is fetched
     elif build.state.good:
-        farm.auditing[audit.id] = AuditStage.COMPARING
-        farm.executor.audit(audits.twins(farm.database, audit))
+        _compare(farm, audit, now=now)
     elif not build.state.live:
         _fail(farm, audit, f"its build without a base: {build.state}", now=now)
     elif build.state is BuildState.BUILDING and not audit.running:
         incremental.start_audit(farm.database, audit.id)
     elif (why := _hopeless(farm, build.id, waited=now - audit.asked_at, now=now)) is not None:
         _fail(farm, audit, f"its build without a base needs {why}", now=now)
+
+
+def _compare(farm: Farm, audit: Audit, *, now: float) -> None:
+    """Hold the build against its twin, once it is there: it may have been lost since."""
+    build = known_builds(farm.database, [audit.path]).get(audit.path)
+    if build is None or not (build.state.good or build.state.live):
+        state = "forgotten" if build is None else build.state
+        _fail(farm, audit, f"it was lost, and building it again: {state}", now=now)
+    elif build.state.good and build.id not in farm.away:
+        farm.auditing[audit.id] = AuditStage.COMPARING
+        farm.executor.audit(audits.twins(farm.database, audit))
 
 
 def _hopeless(farm: Farm, derivation: int, *, waited: float, now: float) -> str | None:
@@ -186,8 +197,22 @@ def audited(farm: Farm, outcome: Audited, *, now: float) -> None:
             reason = f"an audit: {outcome.difference}"
             for base in audits.made_by(farm.database, audit.path):
                 incremental.quarantine(farm.database, base, reason=reason, now=now)
-            audits.withdraw_pushes(farm.database)
+            _keep_here(farm)
         farm.want()
+
+
+def quarantine(farm: Farm, base: int, *, reason: str, now: float) -> list[int]:
+    """Have nothing start from a base, nor pushed what did; the bases that are in quarantine now."""
+    with farm.database.transaction():
+        found = incremental.quarantine(farm.database, base, reason=reason, now=now)
+        _keep_here(farm)
+    return found
+
+
+def _keep_here(farm: Farm) -> None:
+    """Push nothing more of what turned out wrong, although its closure be read just now."""
+    audits.withdraw_pushes(farm.database)
+    hold_back(farm)
 
 
 def not_pushed(farm: Farm) -> None:
@@ -211,18 +236,19 @@ def _heal(farm: Farm, *, now: float) -> None:
             farm.fallen.update((name, each.derivation) for each in new)
             cause = f"{new[0].job}, built from a base, is not to be trusted: {new[0].reason}"
             farm.trigger(name, cause=cause, force=True)
-    if any(each.hidden for each in chain.from_iterable(found.values())):
-        _discard(farm, now=now)
+    spoilt = audits.spoilt(farm.database)
+    # Whoever it is of: it may be wrong of a job that is gone, and lie where another's belongs.
+    if any(farm.work.jobs(each) for each in spoilt):
+        _discard(farm, spoilt, now=now)
     elif not farm.discarding:
         farm.undiscarded = Away()
         farm.fault("builder", "local", NOT_DISCARDED, None)
 
 
-def _discard(farm: Farm, *, now: float) -> None:
+def _discard(farm: Farm, spoilt: Spoilt, *, now: float) -> None:
     """Have deleted what is wrong where clean builds belong, and all that was built with it. Nothing
     of that is built meanwhile: its build would keep what it needs.
     """
-    spoilt = audits.spoilt(farm.database)
     waiting = {key: drv for key, (drv, _) in spoilt.items() if key in farm.work.graph}
     if not (farm.discarding or farm.retaking) and farm.undiscarded.not_before <= now:
         builds = {key: each for key, each in spoilt.items() if each[1] or key in waiting}

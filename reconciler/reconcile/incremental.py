@@ -43,16 +43,20 @@ def _see_to(farm: Farm, *, now: float) -> None:
             _evaluate_again(farm, fallen, now=now)
     for suspect, job in bases.suspects(farm.database).items():
         reason = f"{job} failed from it, and was built without"
-        incremental.quarantine(farm.database, suspect, reason=reason, now=now)
+        audits.quarantine(farm, suspect, reason=reason, now=now)
     audits.look(farm, now=now)
     _queue(farm, now=now)
     sharing.look(farm, now=now)
 
 
-def hold_back(farm: Farm) -> None:
-    """Note what no cache is to get."""
+def take_up(farm: Farm) -> None:
+    """Do once more what a process that was killed may not have come to: note what no cache is to
+    get, take it off their queues, where it may be again, and root bases and no others.
+    """
     if _concerned(farm):
         audits.hold_back(farm)
+        audits.not_pushed(farm)
+        farm.executor.hold_bases(kept_bases.held_paths(farm.database))
 
 
 def _concerned(farm: Farm) -> bool:
@@ -151,7 +155,7 @@ def quarantine(farm: Farm, request: Request, *, now: float) -> str:
     if not bases.stored(farm.database, [number]):
         return f"refused: there is no base {number}"
     reason = f"{request.who}: {request.why}"
-    found = incremental.quarantine(farm.database, number, reason=reason, now=now)
+    found = audits.quarantine(farm, number, reason=reason, now=now)
     farm.want()
     if not found:
         return f"base {number} is in quarantine already"

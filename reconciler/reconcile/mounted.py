@@ -98,13 +98,14 @@ def look(farm: Farm, *, now: float) -> None:
         if not all(each.incremental.retry_clean for each in jobsets):
             continue
         reason = "it failed from a base"
-        mounts.build_in_full(farm.database, failed.derivation, reason=reason, failed=True)
-        built.set_build_states(
-            farm.database,
-            [(failed.derivation, failed.state, BuildState.QUEUED)],
-            cause=Cause.TRIED_WITHOUT,
-            now=now,
-        )
+        with farm.database.transaction():  # or it would pass for a full build that failed
+            mounts.build_in_full(farm.database, failed.derivation, reason=reason, failed=True)
+            built.set_build_states(
+                farm.database,
+                [(failed.derivation, failed.state, BuildState.QUEUED)],
+                cause=Cause.TRIED_WITHOUT,
+                now=now,
+            )
         if failed.derivation in farm.work.graph:
             farm.work.graph.reopen(failed.derivation)
 

@@ -204,7 +204,7 @@ def test_a_build_that_fails_from_its_base_is_made_again_without(project: Project
     assert project.reasons()[-1] == ("full", "built in full: it failed from a base")
     assert [quarantined for _, _, quarantined in project.bases()] == [
         "app failed from it, and was built without",
-        None,
+        "it is the same as base 1: app failed from it, and was built without",
     ]
 
 
