@@ -25,7 +25,9 @@ let
       };
 
   kinds = {
-    string = part: if part ? enum then types.enum (builtins.filter (value: value != null) part.enum) else text part;
+    string =
+      part:
+      if part ? enum then types.enum (builtins.filter (value: value != null) part.enum) else text part;
     boolean = _: types.bool;
     integer = part: types.ints.between part.minimum part.maximum;
     number = part: types.numbers.between part.minimum part.maximum;

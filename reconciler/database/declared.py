@@ -49,9 +49,10 @@ def adopt(database: Database, desired: Desired, *, now: float) -> int:
                     "DELETE FROM push WHERE cache = ? AND state = 'pending'", (row["id"],)
                 )
                 database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))
-                # What they refer to may be off the queue now: those for which that is to go there,
-                # too, are found anew.
-                database.execute("UPDATE push SET alone = 1 WHERE cache = ?", (row["id"],))
+                if any(rule.alone for rule in desired.rules_of(cache.name)):
+                    # Perhaps a jobset no longer sends what they refer to; those with which that
+                    # goes there are found anew.
+                    database.execute("UPDATE push SET alone = 1 WHERE cache = ?", (row["id"],))
             if row["uri"] != cache.uri:
                 database.execute("DELETE FROM push WHERE cache = ?", (row["id"],))
                 database.execute("DELETE FROM push_root WHERE cache = ?", (row["id"],))

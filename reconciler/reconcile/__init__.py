@@ -330,7 +330,7 @@ class _Waiting(NamedTuple):
 
     now: tuple[int, ...]
     untold: list[Untold]
-    """What is known of others of them, and of some of those, that the store told nothing of."""
+    """Of those of them for which that could not be found out before, due now or not."""
 
 
 def _unqueued(farm: Farm, roots: Roots, *, now: float) -> _Waiting:

@@ -56,6 +56,8 @@ class Unqueued(Struct):
         for each, roots in others:
             if rule.covers(each):
                 roots.waiting -= added
+                for derivation in roots.untold.keys() & added:
+                    del roots.untold[derivation]
 
     def add_for(self, jobsets: Iterable[Jobset], derivations: Collection[int]) -> None:
         """Note derivations for all caches of all jobsets."""

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from reconciler.model import CacheName, PushRule, PushScope
 from reconciler.push_rules import rule
-from reconciler.reconcile.unqueued import Unqueued
+from reconciler.reconcile.unqueued import Unqueued, Untold
 from tests.support.jobsets import jobset
 
 MAIN, OTHER = CacheName("main"), CacheName("other")
@@ -35,6 +35,15 @@ def test_what_waits_by_a_rule_waits_by_none_that_sends_no_more() -> None:
         rule(PushScope.ALL, []): {6},
     }
     assert waiting(unqueued, OTHER) == {}
+
+
+def test_what_could_not_be_found_out_by_a_rule_is_no_fault_once_another_covers_it() -> None:
+    unqueued = Unqueued()
+    for each in (1, 2):
+        unqueued.add(MAIN, JOBS, [each])
+        unqueued.by(MAIN, JOBS).untold[each] = Untold(error="it is damaged")
+    unqueued.add(MAIN, WHOLE, [1])
+    assert unqueued.by(MAIN, JOBS).untold.keys() == {2}
 
 
 def test_what_is_being_found_out_by_a_wider_rule_is_found_out_by_the_other_as_well() -> None:

@@ -181,6 +181,29 @@ def test_what_goes_there_whole_beside_that_lacks_what_it_refers_to(trial: Trial)
     assert verified(trial)["good"]
 
 
+def test_a_job_of_one_jobset_goes_nowhere_for_another_that_needs_it_to_build(trial: Trial) -> None:
+    keys(trial)
+    part = 'part = job "part" "echo part > $out";'
+    expressions = {
+        "parts": f"{{ {part} }}",
+        "wholes": f"""let {part} in {{ it = job "it" "cat ${{part}}; echo it > $out"; }}""",
+    }
+    trial.declare(
+        {
+            name: {"source": trial.source(name, text), "caches": [name]}
+            for name, text in expressions.items()
+        },
+        caches={
+            name: {"uri": f"file:{trial.root}/{name}", "signingKeyFile": str(trial.root / "key")}
+            for name in expressions
+        },
+    )
+    assert trial.once()
+    query = "SELECT c.name, p.path FROM push p JOIN cache c ON c.id = p.cache"
+    found = {(cache, each.rpartition("-")[2]) for cache, each in trial.query(query)}
+    assert found == {("parts", "part"), ("wholes", "it")}
+
+
 def test_names_are_shown_as_ever(trial: Trial) -> None:
     keys(trial)
     declare(trial, narrow=JOBS, wide=LESS)
