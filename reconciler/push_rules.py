@@ -50,6 +50,10 @@ class PushRule(Struct, frozen=True, kw_only=True):
         """
         return (not self.alone or other.alone) and {*self.exclude} <= {*other.exclude}
 
+    def __str__(self) -> str:
+        but = f", without {', '.join(self.exclude)}" if self.exclude else ""
+        return f"{self.scope}{but}"
+
     def text(self) -> str:
         """As it is stored."""
         return json.dumps([self.scope, *self.exclude])

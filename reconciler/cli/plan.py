@@ -150,7 +150,7 @@ def _of_cache(action: planning.QueuePushes | upkeep.Inspect | upkeep.Collect) ->
     match action:
         case planning.QueuePushes():
             subject = f"what {counted(len(action.derivations), 'job')} made, to {action.cache}"
-            return Line(sign="+", kind="push", subject=subject)
+            return Line(sign="+", kind="push", subject=subject, note=str(action.rule))
         case upkeep.Inspect():
             some = "all" if action.scope is InspectionScope.WHOLE else "some"
             note = f"whether it has {some} of what was pushed to it"

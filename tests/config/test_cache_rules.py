@@ -66,6 +66,7 @@ def test_a_cache_has_the_rules_of_all_that_push_there() -> None:
         ("{name: main, push: ^^job}", "jobsets.a.caches[0].push", 'did you mean "jobs"?'),
         ("{name: main, push: ^^3}", "jobsets.a.caches[0].push", "must be a text or null"),
         ("{name: main, ^^exlude: [x]}", "jobsets.a.caches[0].exlude", 'did you mean "exclude"?'),
+        ("{name: main, exclude: ^^3}", "jobsets.a.caches[0].exclude", 'like ["*-vm-test"]'),
         ("{name: main, exclude: ^^x}", "jobsets.a.caches[0].exclude", 'write it as a list: ["x"]'),
         ("{name: main, exclude: [^^/nix/x]}", "jobsets.a.caches[0].exclude[0]", "without the hash"),
         ("{name: main, exclude: [x, ^^x]}", "jobsets.a.caches[0].exclude[1]", "listed twice"),

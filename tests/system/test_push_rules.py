@@ -208,6 +208,14 @@ def test_names_are_shown_as_ever(trial: Trial) -> None:
     keys(trial)
     declare(trial, narrow=JOBS, wide=LESS)
     assert "jobset narrow" in cli(trial, "plan")
+    trial.declare({"narrow": NARROW, "wide": WIDE})
+    assert trial.once()
+    declare(trial, narrow=JOBS, wide=LESS)
+    told = [line for line in cli(trial, "plan").splitlines() if line.startswith("+ push")]
+    assert told == [
+        "+ push what 1 job made, to main  (jobs)",
+        "+ push what 4 jobs made, to main  (requisites, without *-vm-test)",
+    ]
     assert trial.once()
     shown = cli(trial, "status", "wide", check=False)
     assert [line.split() for line in shown.splitlines() if "caches" in line] == [["caches", "main"]]
