@@ -29,7 +29,6 @@ from reconciler.model import (
 from reconciler.nix import derivation, evaluation
 from reconciler.outcomes import Discovered
 from reconciler.source import LockedSource
-from reconciler.status import counted
 from reconciler.store import Store
 
 if TYPE_CHECKING:
@@ -70,7 +69,8 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         """
         arrived: asyncio.Queue[Row | None] = asyncio.Queue(MAX_BATCH)
         reader = asyncio.ensure_future(self._read(arrived))
-        jobs_seen, broken, whole_failures = 0, 0, []
+        jobs_seen, whole_failures = 0, []
+        broken: list[str] = []
         waiting: list[EvaluatedJob] = []
         pause = MIN_PAUSE
         try:
@@ -80,7 +80,7 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                 failures = [row for row in batch if isinstance(row, EvaluationFailure)]
                 whole_failures += [row.message for row in failures if not row.attr_path]
                 jobs_seen += len(jobs)
-                broken += sum(bool(row.attr_path) for row in failures)
+                broken += [row.attr for row in failures if row.attr_path]
                 if self.offering is not None:
                     readable, wrong = _readable(jobs)
                     waiting += readable
@@ -175,10 +175,12 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         return tuple(key for key, paths in outputs.items() if not here.issuperset(paths))
 
 
-def no_jobs(jobset: Jobset, *, broken: int) -> str:
-    """Where there was no job, and what to write; `broken` attributes do not evaluate."""
+def no_jobs(jobset: Jobset, *, broken: Sequence[str]) -> str:
+    """Where there was no job, and what to write; `broken` are attributes that do not evaluate."""
     if broken:
-        return f"no jobs: {counted(broken, 'attribute')} looked at, and none evaluates"
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        which = f"{', '.join(broken[:3])}{more}"
+        return f"no jobs: {which} cannot be evaluated: `reconciler why {jobset.name}.{broken[0]}`"
     for key, names in (("attributes", jobset.attributes), ("systems", jobset.systems)):
         if names == ():
             return f"no jobs: the jobset's {key} are an empty list; name some, or remove the key"

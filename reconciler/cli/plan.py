@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
 import click
@@ -14,11 +14,11 @@ from reconciler import plan as planning
 from reconciler import upkeep
 from reconciler.cli.output import Json, plain, print_json, warn
 from reconciler.cli.settings import settings, verb
-from reconciler.cli.text import BAD, BUSY, GOOD, columns, cut, one_line
+from reconciler.cli.text import BAD, BUSY, GOOD, columns, cut, one_line, wrapped
 from reconciler.preview import Declared, Preview, preview
 from reconciler.problems import told
 from reconciler.states import InspectionScope
-from reconciler.status import counted
+from reconciler.status import counted, gist
 
 NAMES_SHOWN = 20
 """Builds named one by one; `--json` has all."""
@@ -43,6 +43,7 @@ class Line(Struct, frozen=True, kw_only=True):
     """,
     notes="""
     + something is made   ~ something changes   - something goes
+    ! what is wrong now, of a jobset or a cache
 
     Exit status: 0 it is shown, 2 usage, or a document that is not valid,
     4 the state directory, or the machine's Nix, cannot be used.
@@ -62,10 +63,7 @@ def plan(*, as_json: bool) -> None:
         print_json(_json(found, lines))
         return
     warn(told(found.warnings, name=str(where.config)))
-    if not lines:
-        click.echo("Nothing to do: everything is as declared.")
-        return
-    for text in _text(lines, columns()):
+    for text in _text(lines, found.plan.conditions, columns()):
         click.echo(text)
 
 
@@ -162,7 +160,9 @@ def _of_cache(action: planning.QueuePushes | upkeep.Inspect | upkeep.Collect) ->
             assert_never(action)
 
 
-def _text(lines: Sequence[Line], width: int | None) -> Iterator[str]:
+def _text(
+    lines: Sequence[Line], wrong: Mapping[tuple[str, str, str], str], width: int | None
+) -> Iterator[str]:
     colors = {"+": GOOD, "~": BUSY, "-": BAD}
     builds = 0
     for line in lines:
@@ -175,6 +175,12 @@ def _text(lines: Sequence[Line], width: int | None) -> Iterator[str]:
         yield f"{click.style(line.sign, fg=colors[line.sign])} {text}"
     if builds > NAMES_SHOWN:
         yield f"  … and {builds - NAMES_SHOWN} more builds now: --json names them"
+    for (kind, name, reason), message in wrong.items():
+        said = f"! {kind} {name}: {reason.replace('-', ' ')}: {one_line(gist(message))}"
+        yield wrapped(said, width=width or 1000, indent="  ", first="")
+    if not lines:
+        yield "Nothing to do" + (" now." if wrong else ": everything is as declared.")
+        return
     counts = [f"{sum(line.sign == sign for line in lines)} {sign}" for sign in colors]
     yield f"Plan: {', '.join(counts)}. `reconciler run --once` carries it out."
 

@@ -103,9 +103,10 @@ def not_a_job(database: Database, jobset: JobsetName) -> UsageError:
         for attr in job_attrs(database, each)
     ]
     shown = ", ".join(jobs[:5]) + (", …" if len(jobs) > 5 else "")
+    if not jobs:
+        return UsageError(f"{jobset} is a jobset without jobs: see `reconciler status {jobset}`")
     return UsageError(
-        f"{jobset} is a jobset: name one of its jobs ({shown or 'it has none'}), or see "
-        f"`reconciler status {jobset}`"
+        f"{jobset} is a jobset: name one of its jobs ({shown}), or see `reconciler status {jobset}`"
     )
 
 

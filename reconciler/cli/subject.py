@@ -131,7 +131,9 @@ def _condition_lines(facts: JobsetFacts, *, now: float) -> Iterator[str]:
     for each in facts.conditions:
         yield ""
         yield click.style(f"{each.reason.replace('-', ' ')} since {ago(each.since, now)}", fg="red")
-        yield from (f"  {line}" for line in harmless(each.message).splitlines()[:20])
+        for line in harmless(each.message).splitlines()[:20]:
+            code = line.startswith((" ", "\t"))
+            yield f"  {line}" if code else wrapped(line, width=columns() or 1000, indent="  ")
 
 
 def _jobset_lines(jobset: JobsetStatus, rows: list[details.JobRow], *, now: float) -> Iterator[str]:

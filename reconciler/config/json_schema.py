@@ -112,6 +112,8 @@ def _absolute(text: str, folder: Path, *, location: bool) -> str:
         path = rest.removeprefix("//")
         names_host = path != rest and not path.startswith(("/", "."))
         return text if names_host or not path else "file://" + _joined(folder, path)
+    if scheme == "git+file" and rest.startswith(("./", "../")):
+        return "git+file://" + _joined(folder, rest)
     prefix, path = ("path:", rest) if scheme == "path" else ("", text)
     if path in (".", "..") or path.startswith(("./", "../")):
         return prefix + _joined(folder, path)

@@ -243,6 +243,24 @@ def test_a_plan_tells_what_is_declared_in_vain(host: Host) -> None:
     assert found == [msgspec.to_builtins(warning)]
 
 
+def test_a_plan_tells_what_keeps_jobsets_from_it(host: Host) -> None:
+    host.declare(empty="{ }", gone="{ }")
+    (host.root / "sources/gone/release.nix").unlink()
+    (host.root / "sources/gone").rmdir()
+    planned = host.run("plan").splitlines()
+    assert (
+        f"! jobset gone: source unavailable: there is no folder '{host.root}/sources/gone'"
+        in planned
+    )
+    assert planned[-1].startswith("Plan: ")
+    host.run("run", "--once", status=1)
+    *wrong, last = host.run("plan").splitlines()
+    assert last == "Nothing to do now."
+    assert sorted(line.split(": ")[1] for line in wrong) == [
+        "evaluation failed", "source unavailable",
+    ]  # fmt: skip
+
+
 def test_run_refuses_a_bad_document(host: Host) -> None:
     (host.root / "farm.yaml").write_text("jobsets: 1")
     assert host.run("run", "--once", status=2) == ""

@@ -265,6 +265,7 @@ def test_relative_paths_start_from_the_documents_folder(tmp_path: Path) -> None:
         "  p: {source: {path: src}}\n"
         "  g: {source: {git: {url: ./repo}}}\n"
         "  f: {source: {flake: 'path:./flake'}}\n"
+        "  h: {source: {flake: 'git+file:./repo?ref=main'}}\n"
         "  d: {source: {flake: .}}\n"
         "  r: {source: {flake: nixpkgs}}\n"
         "caches:\n"
@@ -278,6 +279,7 @@ def test_relative_paths_start_from_the_documents_folder(tmp_path: Path) -> None:
         "p": PathSource(path=f"{tmp_path}/src", file="default.nix"),
         "g": GitSource(url=f"{tmp_path}/repo", ref="HEAD", file="default.nix"),
         "f": FlakeSource(url=f"path:{tmp_path}/flake"),
+        "h": FlakeSource(url=f"git+file://{tmp_path}/repo?ref=main"),
         "d": FlakeSource(url=str(tmp_path)),
         "r": FlakeSource(url="nixpkgs"),
     }

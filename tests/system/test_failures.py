@@ -40,7 +40,7 @@ def test_an_evaluation_without_jobs_says_where_it_looked(trial: Trial) -> None:
     assert trial.once()
     said = {row[0]: row[1] for row in trial.query("SELECT name, message FROM condition")}
     assert "no derivation in what release.nix evaluates to" in said["none"]
-    assert "2 attributes looked at, and none evaluates" in said["broken"]
+    assert "cannot be evaluated: `reconciler why broken." in said["broken"]
 
 
 def test_what_a_build_prints_does_not_blame_the_machine(trial: Trial) -> None:
