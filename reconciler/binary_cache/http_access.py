@@ -18,6 +18,7 @@ from msgspec import Struct
 from urllib3 import exceptions as fault
 
 from reconciler.binary_cache.remote import (
+    NO_TLS,
     THREADS,
     TransientError,
     UnreachableError,
@@ -132,6 +133,11 @@ def broken(error: fault.HTTPError, address: HttpAddress) -> Fault:
     if isinstance(error, fault.MaxRetryError) and isinstance(error.reason, fault.HTTPError):
         error = error.reason
     match error:
+        case fault.SSLError() if any(word in str(error) for word in NO_TLS):
+            return UnusableError(
+                f"{address.url}: the server does not speak TLS: write http: in the uri, or the "
+                "port where it does"
+            )
         case fault.SSLError() if "CERTIFICATE" in str(error):
             return UnusableError(
                 f"{address.url} cannot be trusted: {error}; "
@@ -166,6 +172,11 @@ def refused(answer: Answer, address: HttpAddress, what: str) -> Fault:
         case 404 | 409 | 410:
             return UnusableError(
                 f"{place}: the server has no such folder: make it, or mend the uri"
+            )
+        case 405 if method == "PUT":  # some say so as well where they cannot write
+            return UnusableError(
+                f"{place}: the server does not allow it: let it take PUT there, see that it has "
+                "room left, or mend the uri"
             )
         case 405 | 501:
             return UnusableError(

@@ -40,6 +40,8 @@ _LONGEST_PAUSE = 60.0
 more is given up for now, and the queue of the pushes comes back to it at the time that was said."""
 LONGEST_BELIEVED = 3600.0
 """Seconds of a pause that a server asks for, at most: as long as our own become."""
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
+"""What OpenSSL, of one version or another, says of a server that answers in the clear."""
 _CHUNK = 1024 * 1024
 _PREFIX = "nix-reconciler-staging-"
 _CONTENT_TYPES = {

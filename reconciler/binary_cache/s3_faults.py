@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from reconciler.binary_cache.remote import (
+    NO_TLS,
     TransientError,
     UnreachableError,
     UnusableError,
@@ -62,6 +63,11 @@ def judge(error: Raised, address: S3Address) -> Fault:
             return UnusableError(f"{address.uri}: there is no key: name one in credentialsFile")
         case boto.CredentialRetrievalError() | boto.TokenRetrievalError():
             return UnusableError(f"{address.uri}: no key can be had: {error}")
+        case boto.SSLError() if any(word in str(error) for word in NO_TLS):
+            return UnusableError(
+                f"{address.uri}: {address.place} does not speak TLS: add scheme=http to the uri, "
+                "or name the port where it does"
+            )
         case boto.SSLError():
             return UnusableError(
                 f"{address.uri}: {address.place} cannot be trusted: {error}; "

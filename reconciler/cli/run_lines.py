@@ -68,7 +68,7 @@ class News:
         self._open_pushes: dict[str, int] = {}
         self._pushing: set[str] = set()
         self._failing: set[str] | None = None
-        """Caches for which pushing fails just now, as far as that was told; None: nobody asked."""
+        """Caches of which it was told that pushing fails, while it does; None: nobody asked yet."""
         self.last_failures: list[str] = []
 
     def since(self, database: Database) -> list[Line]:
@@ -139,19 +139,23 @@ class News:
 
     def _push_lines(self, database: Database) -> Iterator[Line]:
         rows = database.query(
-            "SELECT c.name, count(*) AS open, sum(p.failures > 0) AS failing, max(p.error) AS error,"
+            "SELECT c.name, count(*) AS open, sum(p.failures > 0) AS failing,"
+            " max(p.error) AS error,"
             " EXISTS (SELECT 1 FROM condition WHERE kind = 'cache' AND name = c.name) AS told"
             " FROM push p INDEXED BY push_open JOIN cache c ON c.id = p.cache"
             " WHERE p.state <> 'pushed' AND p.state <> 'failed' GROUP BY c.id"
         )
-        failing = {row["name"]: row for row in rows if row["failing"] and row["error"]}
-        # What is wrong with the cache as a whole is told as its condition.
-        untold = failing.keys() - (failing.keys() if self._failing is None else self._failing)
-        for name in sorted(each for each in untold if not failing[each]["told"]):
-            paths, error = counted(failing[name]["failing"], "path"), failing[name]["error"]
-            text = f"cache {name}: {paths} could not be pushed, tried again: {one_line(gist(error))}"
-            yield Line(Weight.WARNING, text, BUSY)
-        self._failing = set(failing)
+        failing = {row["name"] for row in rows if row["failing"]}
+        self._failing = failing if self._failing is None else self._failing & failing
+        for row in rows:
+            # What is wrong with the cache as a whole is told as its condition; and while a path is
+            # sent once more, nobody knows of an error.
+            name, error = row["name"], row["error"]
+            if name in failing - self._failing and error is not None and not row["told"]:
+                self._failing.add(name)
+                paths, said = counted(row["failing"], "path"), one_line(gist(error))
+                text = f"cache {name}: {paths} could not be pushed, tried again: {said}"
+                yield Line(Weight.WARNING, text, BUSY)
         now = {row["name"]: row["open"] for row in rows}
         self._pushing.update(now)
         self._open_pushes = now

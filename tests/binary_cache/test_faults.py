@@ -155,17 +155,20 @@ async def test_a_fault_of_the_moment_is_got_over(
         assert [await cache.verify(path) for path in paths] == [()] * 3
 
 
-async def test_bytes_that_change_on_their_way_to_s3_are_refused_there(
+async def test_bytes_that_change_on_their_way_are_refused_or_found(
     store: PrivateStore, line: Line
 ) -> None:
-    if line.kind != "s3":  # HTTP has nothing to tell by; verify finds it
-        return
     paths = build_chain(store)
-    line.proxy.judge = each_once(SpoilRequest(), "PUT")
+    infos, nars = await infos_of(store, paths), LocalNars(store.store_dir)
+    spoil = each_once(SpoilRequest(), "PUT")
+    line.proxy.judge = lambda request: spoil(request) if "/nar/" in request.path else None
     async with opened(line.cache, store) as cache:
-        report = await cache.push(await infos_of(store, paths), LocalNars(store.store_dir))
-        assert report.sent.keys() == set(paths)
-        assert [await cache.verify(path) for path in paths] == [()] * 3
+        assert (await cache.push(infos, nars)).sent.keys() == set(paths)
+        found = [each.flaw for each in await cache.examine(paths)]
+        # S3 is told a digest, and refuses what is another; HTTP has nothing to tell by.
+        assert found == ([] if line.kind == "s3" else [Flaw.NAR_DAMAGED] * 3)
+        assert not (await cache.push(infos, nars, replace=paths)).failed
+        assert await cache.examine(paths) == ()
 
 
 def large_path(store: PrivateStore) -> StorePath:
@@ -220,6 +223,15 @@ async def test_a_read_that_breaks_goes_on_where_it_broke(store: PrivateStore, li
     heads = [request.head for _, request in line.proxy.seen if ".nar." in request.path]
     assert len(heads) == 3
     assert [b"\nrange: bytes=" in head for head in heads] == [False, True, True]
+
+
+async def test_answers_that_come_slowly_are_waited_for(store: PrivateStore, line: Line) -> None:
+    paths = build_chain(store)
+    line.proxy.judge = lambda _: SlowAnswer()
+    async with opened(line.cache, store) as cache:
+        report = await cache.push(await infos_of(store, paths), LocalNars(store.store_dir))
+        assert report.sent.keys() == set(paths)
+        assert await cache.examine(paths) == ()
 
 
 async def test_wrong_bytes_are_told_from_right_ones(store: PrivateStore, line: Line) -> None:

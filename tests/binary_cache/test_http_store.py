@@ -52,10 +52,9 @@ async def test_nobody_there() -> None:
     await store.close()
 
 
-async def test_a_server_that_nobody_vouches_for(server: Server) -> None:
-    # It speaks no TLS at all, which is a broken connection rather than a wrong certificate.
+async def test_a_server_that_speaks_no_tls(server: Server) -> None:
     store = await HttpStore.open(f"https://{server.address}/", credentials_file=None)
-    with pytest.raises(CacheError, match=r"127\.0\.0\.1 broke"):
+    with pytest.raises(CacheError, match="does not speak TLS: write http:"):
         await store.read("a")
     await store.close()
 

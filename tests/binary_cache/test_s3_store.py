@@ -84,6 +84,15 @@ async def test_nobody_there(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_server_that_speaks_no_tls(server: Server, tmp_path: Path) -> None:
+    store = await S3Store.open(
+        f"s3://bucket?endpoint={server.address}", credentials_file=s3_credentials(tmp_path / "keys")
+    )
+    with pytest.raises(CacheError, match="does not speak TLS: add scheme=http"):
+        await store.read("a")
+    await store.close()
+
+
 def xml(code: str, message: str = "in its own words") -> bytes:
     return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
 

@@ -128,6 +128,30 @@ def test_a_cache_is_told_of_once_all_is_there(farm: Farm, news: News) -> None:
     assert told(news, farm) == ["cache main has all that was queued for it"]
 
 
+def test_what_cannot_be_pushed_is_told_once_and_where_no_condition_says_it(
+    farm: Farm, news: News
+) -> None:
+    farm.derivations({"a": [], "b": []})
+    farm.attempt("a")
+    farm.attempt("b")
+    told(news, farm)
+    farm.push("a", error="no room left\nthere")
+    line = "cache main: 1 path could not be pushed, tried again: no room left"
+    assert told(news, farm) == [line]
+    farm.push("b")
+    assert told(news, farm) == []
+    farm.push("a", pushed_bytes=5)
+    farm.push("b", pushed_bytes=5)
+    assert told(news, farm) == ["cache main has all that was queued for it"]
+    unusable = {("main", "unusable"): "no"}
+    declared.set_conditions(farm.database, "cache", unusable, now=time.time())
+    farm.derivations({"c": []})
+    farm.attempt("c")
+    farm.push("c", error="no")
+    assert "cache main: unusable: no" in told(news, farm)
+    assert not any("could not be pushed" in each for each in told(news, farm))
+
+
 def test_a_journal_gets_priorities(
     farm: Farm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
