@@ -208,6 +208,7 @@ class _Loop:
         while not self._stop_asked:
             self._wake.clear()
             now = time.time()
+            self._database.check_in_place()
             if not self._once:
                 self._notice_changes(farm, watcher, now=now)
             tick = reconcile.tick(farm, now=now)

@@ -125,6 +125,8 @@ class Database:
         self.path = path
         self.changes = 0
         """Counts this connection's write transactions: equal counts, equal contents."""
+        self.file: tuple[int, int] | None = None
+        """Which file it is, of a writer."""
 
     def query(self, sql: str, parameters: Sequence[Value] = ()) -> list[Row]:
         """All rows of a SELECT."""
@@ -206,6 +208,16 @@ class Database:
             finally:
                 self.connection.execute("COMMIT")
 
+    def check_in_place(self) -> None:
+        """StateError where the file is not the one that was opened: SQLite goes on without a word,
+        and nobody else sees what it writes.
+        """
+        if _identity(self.path) != self.file:
+            raise StateError(
+                f"{self.path} was deleted or replaced while it was in use. Start again: what is "
+                "built stays in the Nix store and is found there."
+            )
+
     def compact(self) -> None:
         """Give the room of what was deleted back; takes as much room as the file again. StateError.
 
@@ -232,6 +244,15 @@ class Database:
     def close(self) -> None:
         """Close the connection; the last one folds the write-ahead log into the file."""
         self.connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -294,6 +315,7 @@ def open_writer(state_dir: Path, *, now: float) -> Database:
     except BaseException:
         connection.close()
         raise
+    database.file = _identity(path)
     return database
 
 

@@ -194,6 +194,18 @@ def test_garbage_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert database_path(tmp_path).read_bytes() == b"garbage" * 1000
 
 
+def test_a_file_that_was_deleted_or_replaced_is_noticed(tmp_path: Path, database: Database) -> None:
+    database.check_in_place()
+    database_path(tmp_path).rename(tmp_path / "away")
+    with pytest.raises(StateError, match="deleted or replaced"):
+        database.check_in_place()
+    database_path(tmp_path).write_bytes(b"")
+    with pytest.raises(StateError, match="deleted or replaced"):
+        database.check_in_place()
+    (tmp_path / "away").replace(database_path(tmp_path))
+    database.check_in_place()
+
+
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
     database_path(tmp_path).mkdir()
     for refused in (partial(open_writer, tmp_path, now=NOW), partial(open_reader, tmp_path)):

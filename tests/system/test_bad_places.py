@@ -101,6 +101,20 @@ def test_garbage_in_place_of_the_database(trial: Trial) -> None:
     database_path(trial.state_dir).unlink()
 
 
+def test_a_database_that_is_deleted_under_a_daemon(trial: Trial) -> None:
+    trial.declare({"one": ONE})
+    with trial.running() as daemon:
+        daemon.eventually(lambda: trial.builds() == {"one": "succeeded"})
+        for file in trial.state_dir.glob("reconciler.db*"):
+            file.unlink()
+        daemon.wake()
+        assert daemon.process.wait(60) == 4
+        daemon.killed = True
+    assert "was deleted or replaced while it was in use" in trial.log.read_text()
+    assert trial.once()
+    assert trial.builds() == {"one": "substituted"}
+
+
 def test_a_database_from_the_future(trial: Trial) -> None:
     trial.declare({"one": ONE})
     assert trial.once()
