@@ -130,6 +130,10 @@ let
     mapAttrsToList (name: _: "${at kind name} is declared, but ${why}, or remove it.") (
       lib.filterAttrs (name: object: !any (used name object) (attrValues jobsets)) settings.${kind}
     );
+
+  notEnabled = lib.filterAttrs (
+    _: jobset: !jobset.incremental.enable && jobset.incremental.strategy != "pure"
+  ) jobsets;
 in
 {
   inherit assertions;
@@ -147,5 +151,9 @@ in
       builder.systems == null
       || jobset.systems == null
       || lib.intersectLists builder.systems jobset.systems != [ ]
-    ) "no jobset wants any of its systems; add one to a jobset's systems";
+    ) "no jobset wants any of its systems; add one to a jobset's systems"
+    ++ mapAttrsToList (
+      name: _:
+      "${at "jobsets" name}.incremental.strategy has no effect without incremental.enable; set that, or remove it."
+    ) notEnabled;
 }

@@ -234,6 +234,15 @@ def test_what_nothing_uses_is_warned_of(changes: dict[str, Any], path: str) -> N
     assert warning.endswith("or remove it.")
 
 
+def test_a_strategy_that_is_not_enabled_is_warned_of() -> None:
+    made = document(farm(jobsets={"tools": {"incremental": {"strategy": "hidden"}}}))
+    (warning,) = made["warnings"]
+    assert warning == (
+        "services.reconciler.settings.jobsets.tools.incremental.strategy has no effect without"
+        " incremental.enable; set that, or remove it."
+    )
+
+
 def test_a_cache_reached_by_ssh_needs_no_signing_key() -> None:
     cache = {"uri": "ssh-ng://nix@cache.example.org", "sshKeyFile": "/k", "signingKeyFile": None}
     assert document(farm(caches={"main": cache}))["refusals"] == []
