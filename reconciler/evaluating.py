@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from reconciler.checkout import checked_out
 from reconciler.errors import NixError, ReconcilerError
@@ -68,7 +69,13 @@ class Evaluating(Struct, frozen=True, kw_only=True):
         is built from may be what another one needs.
         """
         arrived: asyncio.Queue[Row | None] = asyncio.Queue(MAX_BATCH)
-        reader = asyncio.ensure_future(self._read(arrived))
+        source = await checked_out(
+            self.locked,
+            store=self.store,
+            environment=self.environment,
+            timeout=self.jobset.evaluation.timeout,
+        )
+        reader = asyncio.ensure_future(self._read(source, arrived))
         jobs_seen, whole_failures = 0, []
         broken: list[str] = []
         waiting: list[EvaluatedJob] = []
@@ -91,7 +98,7 @@ class Evaluating(Struct, frozen=True, kw_only=True):
                 pause = min(max(3 * (time.monotonic() - began), MIN_PAUSE), MAX_PAUSE)
             await reader
             if waiting:
-                await self._offer(waiting)
+                await self._offer(waiting, source)
         finally:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError, ReconcilerError):
@@ -100,16 +107,11 @@ class Evaluating(Struct, frozen=True, kw_only=True):
             return whole_failures[0]
         return None if jobs_seen else no_jobs(self.jobset, broken=broken)
 
-    async def _read(self, arrived: asyncio.Queue[Row | None]) -> None:
+    async def _read(self, source: LockedSource, arrived: asyncio.Queue[Row | None]) -> None:
         """Pass rows on; None at the end."""
         try:
             rows = evaluation.evaluate(
-                await checked_out(
-                    self.locked,
-                    store=self.store,
-                    environment=self.environment,
-                    timeout=self.jobset.evaluation.timeout,
-                ),
+                source,
                 self.jobset,
                 environment=self.environment,
                 work_dir=self.scratch,
@@ -130,12 +132,12 @@ class Evaluating(Struct, frozen=True, kw_only=True):
             raise
         await arrived.put(None)
 
-    async def _offer(self, jobs: Sequence[EvaluatedJob]) -> None:
+    async def _offer(self, jobs: Sequence[EvaluatedJob], source: LockedSource) -> None:
         """Take jobs as they are with a base, where one is found."""
         assert self.offering is not None
         # What they are without one is built where that fails, and to audit it.
         await self.store.hold(self.number, {job.drv_path for job in jobs})
-        offered = await self.offering.offer(jobs)
+        offered = await replace(self.offering, read=source).offer(jobs)
         batch = await self._take([each.job for each in offered], [])
         self.offering.record(offered, batch.jobs)
 

@@ -81,6 +81,8 @@ class Offering(Struct, frozen=True, kw_only=True):
     sharing: Sharing
     environment: Mapping[str, str]
     scratch: Path
+    read: LockedSource | None = None
+    """The source as the first evaluation read it, from the store."""
 
     @property
     def nothing(self) -> Given:
@@ -341,7 +343,8 @@ class Offering(Struct, frozen=True, kw_only=True):
         jobs: dict[str, EvaluatedJob] = {}
         failed: dict[str, str] = {}
         try:
-            read = await checked_out(
+            read = self.read if source is self.locked else None
+            read = read or await checked_out(
                 source,
                 store=self.store,
                 environment=self.environment,

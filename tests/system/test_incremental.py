@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -231,6 +232,24 @@ class Project:
 @pytest.fixture
 def project(trial: Trial) -> Project:
     return Project(trial)
+
+
+def test_both_evaluations_read_one_copy_of_the_source(project: Project) -> None:
+    told, program = project.trial.root / "told", project.trial.root / "bin/nix-instantiate"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *fetchGit*) echo fetched >> {told};; esac\n'
+        f'exec {shutil.which("nix-instantiate")} "$@"\n'
+    )
+    program.chmod(0o755)
+    project.trial.environment["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    project.declare()
+    project.run()
+    project.edit(1, 5)
+    told.unlink()
+    assert project.compiled() == ["unit1.c"]
+    assert project.reasons()[-1][0] == "incremental"
+    assert told.read_text().split() == ["fetched"]
 
 
 def test_each_commit_compiles_what_changed(project: Project) -> None:
