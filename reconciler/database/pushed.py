@@ -119,9 +119,12 @@ def set_push_states(
 
 
 def wait_no_longer(database: Database) -> None:
-    """Have what could not be pushed tried again at once, as if for the first time."""
+    """Have what could not be pushed tried again at once, as if for the first time: paths, and what
+    lies beside them.
+    """
     # The first condition is the partial index's.
     waiting = "state <> 'pushed' AND state = 'pending' AND failures > 0"
     with database.transaction():
-        if database.one(f"SELECT 1 FROM push WHERE {waiting}"):
-            database.execute(f"UPDATE push SET not_before = 0, failures = 0 WHERE {waiting}")
+        for table in ("push", "companion"):
+            if database.one(f"SELECT 1 FROM {table} WHERE {waiting}"):
+                database.execute(f"UPDATE {table} SET not_before = 0, failures = 0 WHERE {waiting}")

@@ -154,7 +154,7 @@ def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int, patience: fl
     """Whether waiting could bring something, although nothing is to be done just now.
 
     A build that backs off has attempts left, a builder in quarantine or a path that failed was
-    tried less than `failures` times; and its cache does not ask for more than `patience` seconds.
+    tried less than `failures` times; and for a path it is no more than `patience` seconds.
     """
     graph = farm.work.graph
     awaited = any(each.until > now and each.failures <= failures for each in farm.troubles.values())
@@ -170,7 +170,7 @@ def can_go_on(farm: Farm, tick: Tick, *, now: float, failures: int, patience: fl
     return any(
         cache.next_due_at is not None
         and cache.failures < failures
-        and (cache.left_alone_until or now) <= now + patience
+        and max(cache.next_due_at, cache.left_alone_until or now) <= now + patience
         for cache in tick.observed.caches.values()
     )
 

@@ -142,6 +142,20 @@ def test_an_inspection_is_told_as_well(far: Far) -> None:
     assert looks(trial)["whole"][1] == 0
 
 
+def test_it_may_ask_when_it_is_sent_a_log(far: Far) -> None:
+    loud = 'rec { loud = job "loud" "echo said; echo x > $out"; }'
+    declare(far.trial, loud, logs=True, **far.settings)
+    said = Answer(429, {"Retry-After": "1800"})
+    far.proxy.judge = lambda request: said if "/log/" in request.path else None
+    ended = far.run("run", "--once")
+    assert ended.returncode == 1
+    assert far.trial.conditions().keys() == {ASKED}
+    assert {state for _, state in pushes(far.trial)} == {"pushed"}
+    far.says(None)
+    assert far.run("run", "--once").returncode == 0
+    assert far.trial.query("SELECT state FROM companion") == [("pushed",)]
+
+
 def test_another_address_is_not_left_alone_for_it(far: Far) -> None:
     trial = far.trial
     far.says(Answer(503, {"Retry-After": "1800"}))
