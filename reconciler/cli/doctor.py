@@ -74,12 +74,13 @@ def doctor(*, as_json: bool) -> None:
     Each builder is connected to, and builds something tiny for each of its systems.
     """
     where = settings()
-    findings = list(examine(where))
+    findings = []
+    for each in examine(where):
+        findings.append(each)
+        if not as_json:  # what hangs is the next: it is told of each as it comes
+            click.echo(_line(each))
     if as_json:
         print_json({"findings": plain(findings)})
-    else:
-        for each in findings:
-            click.echo(_line(each))
     click.get_current_context().exit(int(any(each.verdict is Verdict.BAD for each in findings)))
 
 

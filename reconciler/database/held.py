@@ -71,6 +71,11 @@ def hold_on(database: Database, document: InForce, jobset: JobsetName) -> Hold |
 
 def holds(database: Database, document: InForce, derivation: int) -> tuple[Hold, ...]:
     """What holds those that want a derivation; empty if one of them is not held."""
+    some = database.one(
+        "SELECT 1 FROM jobset WHERE suspended_by IS NOT NULL OR removed_at IS NOT NULL"
+    )
+    if some is None and all(each.enabled for each in document.jobsets.values()):
+        return ()  # what lies above a derivation may be very much
     wanting = database.query(
         "WITH RECURSIVE above(id) AS (SELECT ?"
         " UNION SELECT i.derivation FROM above a CROSS JOIN input i ON i.input = a.id"
