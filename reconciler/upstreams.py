@@ -17,7 +17,7 @@ from reconciler.model import Cache, StorePath, Upstream
 AT_ONCE = 1000
 """Paths that are asked about before the answers are recorded."""
 REST = 300.0
-"""Seconds for which an upstream that did not answer is left alone."""
+"""Seconds for which an upstream that did not answer is left alone, unless it asked for more."""
 
 
 class Upstreams:
@@ -45,6 +45,7 @@ class Upstreams:
     ) -> frozenset[StorePath]:
         # Loading it, with its cryptography, takes longer than evaluating a small jobset.
         from reconciler.binary_cache import upstream as asking  # noqa: PLC0415
+        from reconciler.binary_cache.traffic import Traffic  # noqa: PLC0415
 
         if not asking.can_be_asked(upstream):
             return frozenset()
@@ -56,10 +57,11 @@ class Upstreams:
             if self._silent_until.get(upstream.url, 0.0) > time.time():
                 there |= self._once_there(upstream, some)
                 continue
+            traffic = Traffic()
             try:
-                answer = await asking.ask(upstream, some)
+                answer = await asking.ask(upstream, some, traffic)
             except CacheError as error:
-                self._is_silent(cache, upstream, str(error))
+                self._is_silent(cache, upstream, str(error), pause_until=traffic.take_pause())
                 there |= self._once_there(upstream, some)
             else:
                 there |= answer
@@ -84,9 +86,9 @@ class Upstreams:
         if self._database is not None:
             answers.record(self._database, _id(upstream), asked, there, now=time.time())
 
-    def _is_silent(self, cache: Cache, upstream: Upstream, why: str) -> None:
+    def _is_silent(self, cache: Cache, upstream: Upstream, why: str, *, pause_until: float) -> None:
         now = time.time()
-        self._silent_until[upstream.url] = now + REST
+        self._silent_until[upstream.url] = max(now + REST, pause_until)
         if self._database is None:
             return
         with self._database.transaction():

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.database import database_path
 from reconciler.database.answers import ABSENT_FOR, KEPT_FOR, THERE_FOR
+from reconciler.model import StorePath, Upstream
+from reconciler.upstreams import Upstreams
+from tests.binary_cache.support import declared_at
+from tests.support.fault_proxy import Answer, fault_proxy
 from tests.support.trial import Trial
 from tests.system.conftest import a_trial
 from tests.system.test_cache import REFERRING, cached, declare, keys, pushes
@@ -126,6 +131,19 @@ def test_an_upstream_that_does_not_answer_stops_nothing(served: Served) -> None:
     assert len(told) == 1
     assert served.url in told[0][0]
     assert served.trial.conditions() == {}
+
+
+async def test_one_that_asks_for_a_pause_gets_it_and_holds_nothing_up() -> None:
+    asked: list[float] = []
+    path, upstreams = StorePath(f"/nix/store/{'a' * 32}-x"), Upstreams(None)
+    async with fault_proxy("127.0.0.1:1") as proxy:  # which has nobody behind it to ask
+        proxy.judge = lambda _: Answer(429, {"Retry-After": "30"})
+        upstream = Upstream(url=f"http://{proxy.address}", public_key=None)
+        cache = replace(declared_at("file:///nowhere"), upstreams=(upstream,))
+        for _ in range(3):
+            assert await upstreams.having(cache, {path: ()}) == frozenset()
+            asked.append(len(proxy.seen))
+    assert asked == [1, 1, 1]
 
 
 def test_what_it_had_still_counts_while_it_does_not_answer(served: Served) -> None:

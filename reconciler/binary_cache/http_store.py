@@ -82,7 +82,7 @@ class HttpStore(RemoteStore):
         if credentials_file is not None:
             authorization = await asyncio.to_thread(read_authorization, credentials_file, address)
         pool = make_pool(address, authorization=authorization, patience=patience)
-        return cls(address, pool, Remote(uri, traffic))
+        return cls(address, pool, Remote(uri, traffic, patience=patience))
 
     @property
     def shows_whole(self) -> bool:

@@ -35,9 +35,10 @@ PATIENCE = 30.0
 _ATTEMPTS = 6
 _FIRST_PAUSE = 0.1
 """Seconds, doubled with each further attempt: about three in all."""
-_LONGEST_PAUSE = 60.0
-"""Seconds that a request waits where the server asks for it, all pauses together. What asks for
-more is given up for now, and the queue of the pushes comes back to it at the time that was said."""
+_LONGEST_PAUSE = 2.0
+"""So many times as long as for a byte a request waits where the server asks for it, all pauses
+together: a minute. What asks for more is given up for now, and the queue of the pushes comes back
+to it at the time that was said."""
 LONGEST_BELIEVED = 3600.0
 """Seconds of a pause that a server asks for, at most: as long as our own become."""
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
@@ -87,11 +88,14 @@ class Reader(Protocol):
 class Remote:
     """The threads of one store, its staging folder, and how its requests are repeated.
 
-    `name` begins the messages.
+    `name` begins the messages; `patience` is as in PATIENCE.
     """
 
-    def __init__(self, name: str, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self, name: str, traffic: Traffic | None = None, *, patience: float = PATIENCE
+    ) -> None:
         self._name = name
+        self._longest_pause = _LONGEST_PAUSE * patience
         self.traffic = traffic or Traffic()
         try:
             self._staging = Staging(_scratch(), prefix=_PREFIX)
@@ -149,7 +153,7 @@ class Remote:
 
     def _give_up_or_pause(self, error: TransientError, attempt: int, *, asked: float) -> None:
         """Pause, unless it is of no use; `asked`: for how many seconds in all the server did."""
-        if error.retry_after and (asked > _LONGEST_PAUSE or attempt == _ATTEMPTS):
+        if error.retry_after and (asked > self._longest_pause or attempt == _ATTEMPTS):
             until = time.time() + error.retry_after
             self.traffic.leave_alone(until=until)
             raise LeftAloneError(

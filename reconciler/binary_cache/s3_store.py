@@ -94,7 +94,7 @@ class S3Store(RemoteStore):
         address = address_of(uri)
         client = await asyncio.to_thread(connect, address, credentials_file, patience)
         tell_when_signed(client)
-        return cls(address, client, Remote(uri, traffic))
+        return cls(address, client, Remote(uri, traffic, patience=patience))
 
     @property
     def shows_whole(self) -> bool:

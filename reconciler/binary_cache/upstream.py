@@ -12,6 +12,7 @@ from reconciler.binary_cache.file_store import folder_of
 from reconciler.binary_cache.interface import ObjectStore
 from reconciler.binary_cache.narinfo import fingerprint, narinfo_name, parse
 from reconciler.binary_cache.signing import PublicKey
+from reconciler.binary_cache.traffic import Traffic
 from reconciler.binary_cache.verification import PARALLEL_READS, each_of
 from reconciler.errors import CacheError
 from reconciler.model import StorePath, Upstream
@@ -30,16 +31,20 @@ def can_be_asked(upstream: Upstream) -> bool:
     return urlsplit(upstream.url).scheme in KINDS
 
 
-async def ask(upstream: Upstream, paths: Collection[StorePath]) -> frozenset[StorePath]:
+async def ask(
+    upstream: Upstream, paths: Collection[StorePath], traffic: Traffic
+) -> frozenset[StorePath]:
     """Those of the paths that it has: signed with its key, where that is declared.
 
-    Raises CacheError where it does not answer.
+    Raises CacheError where it does not answer; `traffic` knows if it asks to be left alone.
     """
     key = None if upstream.public_key is None else PublicKey.parse(upstream.public_key)
     if urlsplit(upstream.url).scheme == "file":
         return await asyncio.to_thread(_in_folder, folder_of(upstream.url), paths, key)
     store = await asyncio.to_thread(_kind, upstream.url)
-    opened = await store.open(upstream.url, credentials_file=None, patience=PATIENCE)
+    opened = await store.open(
+        upstream.url, credentials_file=None, patience=PATIENCE, traffic=traffic
+    )
     try:
         return await _in_store(opened, paths, key)
     finally:
