@@ -85,7 +85,7 @@ def _age(text: str) -> float:
     try:
         return duration(text)
     except QuantityError as error:
-        raise UsageError(f"--since {text}: {error}") from error
+        raise UsageError(f"--since {text} {error}") from error
 
 
 def _print(found: list[Event], *, as_json: bool) -> None:

@@ -49,7 +49,7 @@ def gc(*, age: str, dry_run: bool, as_json: bool) -> None:
     try:
         oldest = now - duration(age)
     except QuantityError as error:
-        raise UsageError(f"--older-than {age}: {error}") from error
+        raise UsageError(f"--older-than {age} {error}") from error
     with reading(where) as database:
         found = history.waste(database, oldest=oldest)
         unneeded = collected.unneeded(database, _grace(database), now=now)

@@ -65,7 +65,7 @@ def run(*, once: bool, stop_after: str) -> None:
     try:
         patience = duration(stop_after)
     except QuantityError as error:
-        raise UsageError(f"--stop-after {stop_after}: {error}") from error
+        raise UsageError(f"--stop-after {stop_after} {error}") from error
     live = None
     if once and on_terminal():
         from reconciler.cli.run_live import Live  # noqa: PLC0415 - only for a terminal

@@ -60,14 +60,28 @@ def _trigger(farm: Farm, request: Request) -> str:
     declared = jobset in farm.desired.jobsets and farm.desired.jobsets[jobset].branch_of
     if jobset in farm.desired.patterns:
         farm.trigger(jobset, cause=cause, force=True)
-        return "its branches are listed and evaluated"
+        return "its branches are listed and evaluated" + _when(farm, jobset)
     if declared:
         # One listing tells of all branches: where this one stands is found out by that.
         farm.trigger(declared, cause=cause, force=False)
         farm.progress_of(declared).awaiting[jobset] = cause
-        return "where it stands is listed, and it is evaluated"
+        return "where it stands is listed, and it is evaluated" + _when(farm, jobset)
     farm.trigger(jobset, cause=cause, force=True)
-    return "its source is looked at and evaluated"
+    return "its source is looked at and evaluated" + _when(farm, jobset)
+
+
+def _when(farm: Farm, subject: str) -> str:
+    """Until when nothing comes of it, for a jobset or a job of one that is held."""
+    known = {**farm.desired.patterns, **farm.desired.jobsets}
+    named = [name for name in known if f"{subject}.".startswith(f"{name}.")]
+    if not named:
+        return ""
+    jobset = max(named, key=len)  # names may have dots
+    if not known[jobset].enabled:
+        return f", once the document enables {jobset}"
+    if jobset in observe.suspended_jobsets(farm.database):
+        return f", once {jobset} is resumed: it is suspended"
+    return ""
 
 
 def _suspend(farm: Farm, request: Request, *, now: float) -> str:
@@ -75,6 +89,8 @@ def _suspend(farm: Farm, request: Request, *, now: float) -> str:
     if jobset is None:
         return _no_such(request.subject)
     who = request.who if request.verb == "suspend" else None
+    if who is None and jobset not in observe.suspended_jobsets(farm.database):
+        return "nothing to resume: it is not suspended"
     declared.suspend(farm.database, jobset, who=who, why=request.why, now=now)
     farm.want()
     if who:
@@ -116,7 +132,8 @@ def _retry(farm: Farm, request: Request, *, now: float) -> str:
         farm.away[each] = Away()
     if ended or delayed or unfetched:
         number = len(ended) + len(delayed) + len(unfetched)
-        return f"{number} builds are tried again" if number > 1 else "1 build is tried again"
+        said = f"{number} builds are tried again" if number > 1 else "1 build is tried again"
+        return said + _when(farm, request.subject)
     return "nothing to retry: nothing that it needs has failed"
 
 
@@ -155,5 +172,7 @@ def _bump(farm: Farm, request: Request, *, now: float) -> str:
     farm.work.bump(live)
     farm.want()
     if len(live) == 1:
-        return "1 build, and all that it needs, goes first"
-    return f"{len(live)} builds, and all that they need, go first"
+        said = "1 build, and all that it needs, goes first"
+    else:
+        said = f"{len(live)} builds, and all that they need, go first"
+    return said + _when(farm, request.subject)

@@ -275,6 +275,21 @@ def test_suspend_starts_nothing_until_resume(trial: Trial) -> None:
         assert daemon.ask("suspend", "nothing").startswith("refused")
 
 
+def test_what_is_asked_of_a_suspended_jobset_says_that_it_waits(trial: Trial) -> None:
+    trial.declare({"one": '{ bad = job "bad" "exit 1"; }', "one.off": ONE})
+    with trial.running() as daemon:
+        daemon.eventually(lambda: trial.builds().get("bad") == "failed")
+        assert daemon.ask("resume", "one") == "nothing to resume: it is not suspended"
+        daemon.ask("suspend", "one")
+        later = ", once one is resumed: it is suspended"
+        assert daemon.ask("trigger", "one") == f"its source is looked at and evaluated{later}"
+        assert daemon.ask("retry", "one.bad") == f"1 build is tried again{later}"
+        assert daemon.ask("bump", "one.bad").endswith(f"goes first{later}")
+        assert daemon.ask("trigger", "one.off") == "its source is looked at and evaluated"
+        assert daemon.ask("resume", "one") == "resumed"
+        daemon.eventually(lambda: trial.attempts("bad") == ["failed", "failed"])
+
+
 def test_suspension_outlives_the_daemon(trial: Trial) -> None:
     trial.declare({"it": ONE})
     assert trial.once()
