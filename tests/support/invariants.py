@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.bases import is_sampled
-from reconciler.database import Database, audits, bases, due, kept_bases, mounts, observe
+from reconciler.database import (
+    Database,
+    audits,
+    bases,
+    due,
+    kept_bases,
+    mounts,
+    observe,
+    push_roots,
+)
 from reconciler.graph import Graph
-from reconciler.model import BuildState, EvaluationState, PushState
+from reconciler.model import BuildState, EvaluationState, PushScope, PushState
 from reconciler.reconcile.farm import AuditStage, Farm
 from reconciler.transitions import Cause, State, causes
 from reconciler.work import LiveBuild
@@ -188,9 +197,31 @@ def check_memory(farm: Farm) -> None:
         assert facts == (build.failures, build.bumped, build.path), f"{build.name}: {facts}"
     assert {build.id for build in farm.work.builds.values()} == {n.id for n in graph.nodes}
     _check_ready(graph)
+    _check_pushes(farm)
     _check_vouched(farm.database)
     if farm.incremental_jobsets():
         _check_due(farm)
+
+
+def _check_pushes(farm: Farm) -> None:
+    """What belongs in a cache by a rule is on its queue, or waits to be put there."""
+    database = farm.database
+    rebuilt = {row[0] for row in database.query("SELECT derivation FROM rebuild")}
+    wrong = database.query("SELECT 1 FROM base WHERE quarantined_at IS NOT NULL")
+    evaluating = any(each.busy for each in farm.progress.values())
+    for jobset in farm.desired.jobsets.values():
+        for cache, rule in jobset.caches.items():
+            waiting = {
+                each
+                for other, roots in farm.unqueued.of(cache).items()
+                if other.covers(rule)
+                for each in roots.waiting | roots.closing
+            }
+            found = push_roots.lacking_jobs(database, jobset.name, cache, rule)
+            if rule.scope is PushScope.ALL and not evaluating:
+                found += push_roots.lacking_requisites(database, jobset.name, cache, rule)
+            left = {*found} - waiting - rebuilt - farm.held
+            assert wrong or not left, f"{left} wait for {cache} by no rule that covers {rule}"
 
 
 def _check_vouched(database: Database) -> None:
