@@ -117,7 +117,8 @@ def _of_cache(
         case out.Pushed():
             _pushed(farm, outcome, now=now)
         case out.AskedToWait():
-            farm.left_alone[outcome.cache] = outcome.until
+            before = farm.left_alone.get(outcome.cache, 0.0)
+            farm.left_alone[outcome.cache] = max(before, outcome.until)
         case out.Accompanied():
             _accompanied(farm, outcome, now=now)
         case out.Inspected():

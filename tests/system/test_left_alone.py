@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -154,6 +155,24 @@ def test_it_may_ask_when_it_is_sent_a_log(far: Far) -> None:
     far.says(None)
     assert far.run("run", "--once").returncode == 0
     assert far.trial.query("SELECT state FROM companion") == [("pushed",)]
+
+
+def test_what_failed_is_tried_again_in_one_batch_after_a_pause_of_its_own(far: Far) -> None:
+    far.says(Answer(400))  # it asks for nothing, and would answer the same at once
+    trial = far.trial
+    trial.declare({"it": REFERRING})
+    assert trial.once()
+    far.declare()  # all of it is pushed as one batch
+    failed = "SELECT min(failures), max(failures), count(DISTINCT not_before) FROM push"
+    began = time.time()
+    with trial.running() as daemon:
+        daemon.eventually(lambda: trial.query(failed)[0][:2] == (2, 2))
+        ((at, number),) = trial.query("SELECT max(not_before), count(*) FROM push")
+        ended = time.time()
+    assert number == 3
+    # The first pause was of 2.5 s and more; the second is of 5 s and more, 10 s at most.
+    assert began + 2.5 + 5 <= at <= ended + 10
+    assert trial.query(failed)[0][2] == 1
 
 
 def test_another_address_is_not_left_alone_for_it(far: Far) -> None:
