@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.database import database_path, open_writer, push_roots, pushed
+from reconciler import config
+from reconciler.database import database_path, declared, open_writer, push_roots, pushed
 from reconciler.database.file import MIGRATIONS
 from reconciler.database.migrations import create
 from reconciler.model import CacheName, JobsetName, PushRule, StorePath
@@ -115,7 +116,7 @@ OTHER = {"other": {"source": {"path": "/srv/other"}, "caches": [{"name": "main",
 
 
 @pytest.mark.parametrize(
-    ("declared", "anew"),
+    ("said", "anew"),
     [
         (document(["main"]), False),
         (document([{"name": "main"}]), False),
@@ -129,15 +130,15 @@ OTHER = {"other": {"source": {"path": "/srv/other"}, "caches": [{"name": "main",
     ],
 )
 def test_where_a_jobset_sends_something_else_all_is_found_anew(
-    built: Farm, declared: dict[str, Any], anew: bool
+    built: Farm, said: dict[str, Any], anew: bool
 ) -> None:
     built.push("lib", pushed_bytes=5)
     queue(built, WHOLE, "app", "lib")
     assert lacking(built, WHOLE) == set()
-    built.declare(declared)
+    built.declare(said)
     if anew:
         # Where jobs go there alone, nobody knows of what is there what it lacks until it is found.
-        alone = "jobs" in str(declared["jobsets"]["web"]["caches"])
+        alone = "jobs" in str(said["jobsets"]["web"]["caches"])
         assert pushes(built) == {"lib": ("pushed", int(alone))}
         assert lacking(built, JOBS) == {"app"}
     else:
@@ -182,7 +183,7 @@ def test_what_an_earlier_version_queued_was_queued_by_the_rules_of_the_caches(
     tmp_path: Path,
 ) -> None:
     caches = {"main": {"push": "requisites", "exclude": ["y", "x"]}, "jobs": {"push": "jobs"}}
-    before_rules(tmp_path / "state", {"caches": caches, "jobsets": {}})
+    before_rules(tmp_path / "state", {"caches": caches, "jobsets": {"web": {"caches": ["main"]}}})
     with closing(open_writer(tmp_path / "state", now=1.0)) as database:
         assert database.integrity() == []
         roots = database.query(
@@ -195,3 +196,15 @@ def test_what_an_earlier_version_queued_was_queued_by_the_rules_of_the_caches(
         ]
         alone = database.query("SELECT c.name FROM push p JOIN cache c ON c.id = cache WHERE alone")
         assert [row[0] for row in alone] == ["jobs"]
+        for told, left in (("main", 1), ({"name": "main", "push": "jobs"}, 0)):
+            web = {"source": {"path": "/srv/web"}, "caches": [told]}
+            main = {"uri": "file:/x", "exclude": ["x", "y"]}
+            text = json.dumps({"jobsets": {"web": web}, "caches": {"main": main}})
+            desired = config.parse(text.encode(), name="farm.json")
+            with database.transaction():
+                database.execute("UPDATE cache SET uri = ?", (desired.caches[MAIN].uri,))
+            declared.adopt(database, desired, now=2.0)
+            found = database.query(
+                "SELECT 1 FROM push_root p JOIN cache c ON c.id = p.cache WHERE c.name = 'main'"
+            )
+            assert len(found) == left
