@@ -125,7 +125,7 @@ def test_a_folder_that_was_emptied_is_filled_again_by_the_next_start(pushed: Tri
 def test_a_folder_that_does_not_answer_delays_no_start(pushed: Trial) -> None:
     """As on a server that is away: a look at the cache lasts for ever."""
     library, seen = pushed.root / "away.so", pushed.root / "seen"
-    compiler = ["gcc", "-shared", "-fPIC", "-xc", "-", "-o", library]
+    compiler = ["gcc", "-shared", "-fPIC", "-xc", "-", "-o", str(library)]
     subprocess.run(compiler, input=AWAY, text=True, check=True)
     pushed.environment = {
         "LD_PRELOAD": str(library),
