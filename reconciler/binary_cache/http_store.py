@@ -39,6 +39,7 @@ from reconciler.binary_cache.remote import (
     TransientError,
     UnusableError,
     content_type,
+    http_time,
 )
 from reconciler.binary_cache.traffic import Traffic
 
@@ -125,11 +126,14 @@ class HttpStore(RemoteStore):
             return {} if folder else None
         if answer.status != _LISTED:
             raise refused(answer, self._address, f"PROPFIND {folder}")
+        now = time.time()
+        theirs = http_time(answer.headers.get("date")) or now
         try:
-            found = http_listing.files(answer.data, now=time.time())
+            found = http_listing.files(answer.data, now=theirs)
         except http_listing.NoListingError as error:
             raise UnusableError(f"{place}: no listing is answered to PROPFIND: {error}") from error
-        return {f"{folder}{name}": written for name, written in found.items()}
+        # By our clock: what was written just now must not look old where one of the two is wrong.
+        return {f"{folder}{name}": written + now - theirs for name, written in found.items()}
 
     def _open_at(self, name: str, offset: int) -> Reader:
         headers = {"Range": f"bytes={offset}-"} if offset else {}

@@ -337,16 +337,16 @@ def retry_after(header: str | None, *, date: str | None = None) -> float:
         return 0.0
     if header.strip().isdecimal():
         return min(float(header), LONGEST_BELIEVED)
-    then, now = _seconds(header), _seconds(date or "")
+    then, now = http_time(header), http_time(date)
     if then is None:
         return 0.0
     return min(max(0.0, then - (time.time() if now is None else now)), LONGEST_BELIEVED)
 
 
-def _seconds(date: str) -> float | None:
+def http_time(date: str | None) -> float | None:
     """A date of HTTP's, which is of UTC even where it does not say so; None: it is none."""
     try:
-        found = parsedate_to_datetime(date)
+        found = parsedate_to_datetime(date or "")
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

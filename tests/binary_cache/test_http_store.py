@@ -109,6 +109,13 @@ async def test_what_a_server_lists(proxy: FaultProxy, tmp_path: Path) -> None:
     assert began < found["a b+c.narinfo"] < time() + 2
     assert (await store.names("nar/") or {}).keys() == {"nar/x.nar"}
     assert await store.names("log/") == {}
+    other_day = time() - 5 * 86400
+    written = f"<D:getlastmodified>{formatdate(other_day - 60, usegmt=True)}</D:getlastmodified>"
+    listing = f'<D:multistatus xmlns:D="DAV:"><D:response><D:href>/c/x</D:href>{written}'
+    body = f"{listing}</D:response></D:multistatus>".encode()
+    proxy.judge = lambda _: Answer(207, {"Date": formatdate(other_day, usegmt=True)}, body)
+    (by_our_clock,) = (await store.names("") or {}).values()
+    assert abs(time() - 60 - by_our_clock) < 30
     for unknown in (400, 403, 405, 501):
         answer = Answer(unknown)
         proxy.judge = lambda _, answer=answer: answer  # type: ignore[misc]
