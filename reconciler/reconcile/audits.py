@@ -273,6 +273,7 @@ def discarded(farm: Farm, outcome: Discarded, *, now: float) -> None:
     for derivation in outcome.builds:
         reason = "what it started from before is in quarantine"
         mounts.build_in_full(farm.database, derivation, reason=reason, failed=False)
+    farm.unqueued.drop(outcome.builds)
     hold_back(farm)
 
 

@@ -69,6 +69,15 @@ class Unqueued(Struct):
             for rule in fewest(several):
                 self.add(cache, rule, derivations)
 
+    def drop(self, derivations: Collection[int]) -> None:
+        """Forget derivations whose outputs are gone: they are noted again when they are built.
+
+        Nothing of them would be found, and what belongs to them would pass for queued.
+        """
+        for by in self.caches.values():
+            for roots in by.values():
+                roots.waiting -= {*derivations}
+
     def look(self, database: Database, desired: Desired) -> None:
         """Find everything anew; what is being found out goes on."""
         self.caches = {

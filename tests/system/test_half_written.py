@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,8 @@ from reconciler.places import Places
 from tests.support.shown import install, mounted
 from tests.support.trial import Trial
 from tests.system.test_audit import ALL, NONE, STALE, audits, cached, in_force
-from tests.system.test_hidden import HIDDEN, UNEQUAL, declare_without_caches
-from tests.system.test_incremental import UNITS, Project
+from tests.system.test_hidden import HIDDEN, UNEQUAL, declare_without_caches, nar_hashes
+from tests.system.test_incremental import RELEASE, UNITS, Project
 
 WRONG = "it is wrong"
 
@@ -206,3 +208,32 @@ def test_an_audit_that_came_to_nothing_is_told_of_no_full_build(hidden: Project)
         database.execute("UPDATE build_base SET strategy = 'hidden'")
     assert hidden.trial.once()
     assert hidden.trial.conditions() == {}
+
+
+@pytest.mark.parametrize("strategy", ["pure", "hidden"])
+def test_killed_at_any_moment_what_is_wrong_is_not_pushed_and_the_farm_heals(
+    hidden: Project, strategy: str
+) -> None:
+    chance = random.Random(strategy)  # noqa: S311 - not a secret
+    if strategy == "pure":
+        hidden.commit("release.nix", RELEASE)
+    hidden.declare(strategy=strategy, audit={"fraction": 1, "beforeRelease": True})
+    hidden.run()
+    hidden.commit("src/common.h", "#define A 2\n")
+    for _ in range(3):
+        told = hidden.trial.value("SELECT max(id) FROM event") or 0
+        with hidden.trial.running(wait=False) as daemon:
+            until = partial(hidden.has_told, told + chance.randint(1, 25))
+            with suppress(AssertionError):
+                daemon.eventually(until, deadline=2)
+            daemon.kill()
+        hidden.trial.until_nothing_runs()
+    assert hidden.trial.once()
+    assert hidden.result() == str(2 * UNITS)
+    assert set(in_force(hidden).values()) <= cached(hidden)
+    assert hidden.trial.conditions() == {}
+    told = ("nix", "path-info", "--json", "--json-format", "1")
+    kept = hidden.trial.store.run(*told, *in_force(hidden).values())
+    there = ("--store", f"file://{hidden.trial.root}/cache")
+    served = hidden.trial.store.run(*told, *there, *in_force(hidden).values())
+    assert nar_hashes(served.stdout) == nar_hashes(kept.stdout)
