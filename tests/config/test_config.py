@@ -324,6 +324,9 @@ WRONG = [
         'a bucket has no parameter "access-key"; allowed: region, endpoint, scheme',
     ),
     ("caches: {c: {uri: ^^'s3://b?region='}}", "caches.c.uri", "region is empty; give it a value"),
+    ("caches: {c: {uri: ^^'ftp://h/x'}}", "caches.c.uri", "does not fit here; write file:///PATH"),
+    ("caches: {c: {uri: ^^'https:///x'}}", "caches.c.uri", "s3://BUCKET?region=…, https://HOST"),
+    ("caches: {c: {uri: ^^'s3://'}}", "caches.c.uri", "s3://BUCKET?region=…, https://HOST/PATH"),
     ('artifactStores: {a: {url: ^^"ssh://b"}}', "artifactStores.a.url", "write file:///PATH or s3"),
     (
         'artifactStores: {a: {url: "file:/x", credentialsFile: ^^/k}}',
