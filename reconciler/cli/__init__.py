@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -93,13 +94,20 @@ def cli() -> None:
     Declared jobsets are evaluated, built from the leaves up and pushed to their caches until what
     is there is what is declared.
     """
-    if os.environ.get("NO_COLOR"):
+    if _colourless():
         click.get_current_context().color = False
+
+
+def _colourless() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
     """Run the command line, and end the process with its exit status."""
     collector.calm()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A locale may lack what a build printed, or our own marks.
+        sys.stdout.reconfigure(errors="replace")
     status = _run(arguments)
     try:
         sys.stdout.flush()
@@ -138,7 +146,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _complain(message: str) -> None:
     from reconciler.cli.text import harmless, readable  # noqa: PLC0415 - only for a mistake
 
-    color = False if os.environ.get("NO_COLOR") else None
+    color = False if _colourless() else None
     text = click.style("error: ", fg="red", bold=True) + harmless(message)
     click.echo(readable(text) if sys.stderr.isatty() else text, err=True, color=color)
 

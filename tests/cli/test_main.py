@@ -164,7 +164,7 @@ def test_colours_are_for_terminals_that_want_them(good: Farm) -> None:
     script = shutil.which("script")
     assert script, "script (of util-linux) makes the terminal of this test"
     command = f"{sys.executable} -m reconciler status {' '.join(good.places)}"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
 
     def on_terminal(**more: str) -> str:
@@ -179,7 +179,15 @@ def test_colours_are_for_terminals_that_want_them(good: Farm) -> None:
 
     assert "\x1b[32m" in on_terminal()
     assert "\x1b" not in on_terminal(NO_COLOR="1")
+    assert "\x1b" not in on_terminal(TERM="dumb")
     assert "\x1b" not in good.process("status").stdout
+
+
+def test_what_the_encoding_lacks_is_left_out(good: Farm) -> None:
+    ended = good.process("status", environment={"PYTHONIOENCODING": "latin-1"})
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    assert "? in sync: 2 jobsets" in ended.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
