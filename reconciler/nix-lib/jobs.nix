@@ -6,7 +6,7 @@
 # Nothing is forced before the attribute it belongs to is: a broken one costs itself only.
 #
 # The argument is made by reconciler/nix/evaluation.py:
-#   source      { flake = URL; } or { git = { … }; … } or { tree = { … }; … } with file and args
+#   source      { flake = URL; } or { git = { ... }; ... } or { tree = { ... }; ... } with file and args
 #   attributes  list of attribute paths; null: the default of the kind of source
 #   systems     list of wanted systems; null: all
 #   system      the machine's own system, which pure evaluation could not tell
@@ -75,7 +75,7 @@ let
   known = if bases == null then { } else import "${builtins.fetchTree bases}/bases.nix";
 
   # Nix's own rule for calling functions without being asked: those that take a set by pattern.
-  # `functionArgs` gives { } for `x: …` and `{ }: …` alike; only toXML tells them apart.
+  # `functionArgs` gives { } for `x: ...` and `{ }: ...` alike; only toXML tells them apart.
   # Its beginning is enough, and a regular expression over more may exhaust the stack.
   pattern = function: match ".*<attrspat( [^>]*)?>.*" (substring 0 200 (toXML function));
   call =
@@ -218,7 +218,7 @@ let
     in
     mark path (if unwanted == [ ] then value else removeAttrs value unwanted);
 
-  # { a.b = …; } of several paths, none of which is the beginning of another.
+  # { a.b = ...; } of several paths, none of which is the beginning of another.
   nest =
     from: depth: paths:
     let
