@@ -102,6 +102,8 @@ _WORDS: Mapping[Failure, tuple[str, ...]] = {
         "must be a list of strings",
         "must be a Boolean",
         "while parsing derivation",
+        # An output that is to be a derivation, and is none.
+        "error parsing derivation '",
         "does not have output",
         "does not have wanted outputs",
     ),

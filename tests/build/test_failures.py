@@ -99,6 +99,8 @@ def test_a_refusal_for_good_is_the_derivations() -> None:
     said = "a 'riscv64-linux' with features {} is required to build '/x.drv', but I am another"
     assert failures.of_refusal(said) is Failure.REFUSED
     assert failures.told(Failure.REFUSED, said) == said
+    said = "cannot build /made.drv.drv: error parsing derivation '/made.drv': expected string 'D'"
+    assert failures.of_refusal(said) is Failure.REFUSED
 
 
 PERMANENT = {
