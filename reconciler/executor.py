@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reconciler import fetching, leftovers, listing, polling
@@ -51,6 +51,7 @@ from reconciler.outcomes import (
     Twinned,
 )
 from reconciler.places import Places
+from reconciler.rooting import HOLD_PAUSES, Rooting
 from reconciler.source import LockedSource
 from reconciler.store import Store
 from reconciler.upstreams import Upstreams
@@ -65,12 +66,6 @@ if TYPE_CHECKING:
 
 MAX_EVALUATIONS = 2
 """Evaluations at once, each with the workers and the memory that its jobset allows."""
-
-PROTECT_AFTER = 5.0
-"""Seconds. A connection that is lost takes what protects its outputs with it."""
-
-HOLD_PAUSES = (0.0, 1.0, 5.0, 30.0, 60.0)
-"""Seconds before each try to root something, while the Nix daemon does not answer."""
 
 
 class Executor:
@@ -103,17 +98,20 @@ class Executor:
             report=self._report,
         )
         """All work on caches."""
+        self.roots = Rooting(
+            store=store,
+            start=self._start,
+            report=self._report,
+            under_way=lambda: bool(self._tasks),
+        )
+        """All that is kept from collection."""
         self._wake = wake
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._evaluators = asyncio.Semaphore(MAX_EVALUATIONS)
         self._evaluations: dict[JobsetName, asyncio.Task[None]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
-        self._made: set[StorePath] = set()
-        """By builds, and to be protected when the timer ends."""
-        self._protecting: asyncio.TimerHandle | None = None
         self._pool = Pool(store.endpoint, places.host_keys, places.environment)
-        self._faults: set[str] = set()
         self._crash: BaseException | None = None
 
     @property
@@ -131,7 +129,7 @@ class Executor:
     @property
     def busy(self) -> bool:
         """Whether anything is under way or waits to be drained."""
-        return bool(self._tasks or self._outcomes)
+        return bool(self._tasks or self._outcomes or self.roots.waiting)
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
@@ -149,6 +147,8 @@ class Executor:
             # Every expected end is an outcome: what arrives here is a mistake of ours, and must
             # not leave something waiting for ever.
             self._crash = error
+        if not self._tasks:
+            self.roots.hurry()  # nothing else will end soon
         if self._crash is not None or not self._tasks:
             self._wake()  # what was reported has, and while others go on, nothing else counts
 
@@ -278,7 +278,7 @@ class Executor:
                 with mounts.shown(self._places.mounts, order.path, order.mount) as shown:
                     result = await attempt.run(order, place, self._places.logs)
                 refused = shown.refused
-            self._protect_soon(fact.path for fact in result.outputs.values())
+            self.roots.protect_soon(fact.path for fact in result.outputs.values())
         except (NixError, UsageError) as error:
             result = attempt.unreachable(error, started_at=began)
         finally:
@@ -303,51 +303,7 @@ class Executor:
                 if not await self._store.valid([path]):
                     await self._store.fetch([path])
 
-    # --- Roots and pushes ------------------------------------------------------------------
-
-    def _protect_soon(self, paths: Iterable[StorePath]) -> None:
-        """Many at once: till then the connections protect them that made them, which are kept."""
-        self._made.update(paths)
-        if self._made and self._protecting is None:
-            loop = asyncio.get_running_loop()
-            self._protecting = loop.call_later(PROTECT_AFTER, self._protect_made)
-
-    def _protect_made(self) -> None:
-        made, self._made = self._made, set()
-        self._protecting = None
-        self._start(self._protect(made))
-
-    async def _protect(self, paths: Collection[StorePath]) -> None:
-        with contextlib.suppress(NixError):  # it is made good when the store is reached again
-            await self._store.protect(paths)
-
-    def hold(self, evaluation_id: int, paths: Iterable[StorePath]) -> None:
-        """Make permanent roots."""
-        self._start(self._hold(evaluation_id, list(paths)))
-
-    async def _hold(self, evaluation_id: int, paths: Collection[StorePath]) -> None:
-        """Meanwhile they are protected by temporary roots, so there is time to try again."""
-        message = None
-        for pause in HOLD_PAUSES:
-            await asyncio.sleep(pause)
-            try:
-                await self._store.hold(evaluation_id, paths)
-            except (NixError, OSError) as error:
-                message = f"cannot root the outputs of evaluation {evaluation_id}: {error}"
-            else:
-                message = None
-                break
-        self._fault("cannot-root", message)
-
-    def _fault(self, reason: str, message: str | None) -> None:
-        """Say that something is wrong with the local store, or is right again: nothing wakes for
-        what is as it was.
-        """
-        if message is not None or reason in self._faults:
-            self._faults.add(reason)
-            self._report(Faulted(kind="builder", name="local", reason=reason, message=message))
-        if message is None:
-            self._faults.discard(reason)
+    # --- Incremental builds -----------------------------------------------------------------
 
     def keep(self, left: Left, *, max_size: int) -> None:
         """Make a base of what a build left."""
@@ -374,7 +330,7 @@ class Executor:
     async def _audit(self, twins: Twins) -> None:
         from reconciler import auditing  # noqa: PLC0415 - as for offering
 
-        await self._protect([*twins.built.values(), *twins.clean.values()])
+        await self.roots.protect([*twins.built.values(), *twins.clean.values()])
         self._report(await auditing.audit(twins))
 
     def make_twin(self, audit: Audit) -> None:
@@ -404,9 +360,8 @@ class Executor:
         message = None
         for pause in HOLD_PAUSES:
             await asyncio.sleep(pause)
-            self._made -= wrong
             try:
-                await self._protect(self._made)
+                await self.roots.give_up(wrong)
                 await self._pool.rest()  # what a connection has built, it keeps
                 await self._store.discard(wrong)
             except (NixError, OSError) as error:
@@ -415,18 +370,6 @@ class Executor:
                 message = None
                 break
         self._report(Discarded(builds=frozenset(builds), error=message))
-
-    def hold_bases(self, paths: Collection[StorePath]) -> None:
-        """Have permanent roots of these bases, and of no others."""
-        self._start(self._hold_bases(paths))
-
-    async def _hold_bases(self, paths: Collection[StorePath]) -> None:
-        message = None
-        try:
-            await self._store.hold_bases(paths)
-        except (NixError, OSError) as error:
-            message = f"cannot root the bases of incremental builds: {error}"
-        self._fault("bases-free", message)
 
     def tidy(self, desired: Desired) -> None:
         """Remove the folders of jobsets that are declared no longer."""
@@ -466,10 +409,7 @@ class Executor:
 
     async def rest(self) -> None:
         """Nothing is to be done: end idle connections, and with them their daemons."""
-        if self._protecting is not None:
-            self._protecting.cancel()
-            self._protecting = None
-        self._made.clear()
+        self.roots.rest()
         await asyncio.gather(self._pool.rest(), self.caches.rest())
 
     async def stop(self) -> None:

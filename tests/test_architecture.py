@@ -32,6 +32,7 @@ EFFECTS: list[set[str]] = [
         "keeping",
         "listing",
         "polling",
+        "rooting",
     },
     {"sharing"},
     {"auditing", "pushing"},

@@ -65,11 +65,8 @@ class Here:
 
     async def outputs(self, result: BuildResult) -> Mapping[str, PathInfo]:
         """What a good build made."""
-        asked = {
-            name: await self._connection.query_path_info(path)
-            for name, path in result.outputs.items()
-        }
-        return {name: info for name, info in asked.items() if info is not None}
+        infos = await self._connection.query_path_infos(tuple(result.outputs.values()))
+        return {name: infos[path] for name, path in result.outputs.items() if path in infos}
 
     async def bring(self, outputs: Mapping[str, PathInfo]) -> None:
         """They are here."""

@@ -384,7 +384,7 @@ class Farm(Struct):
         found = observe.outputs(self.database, {*derivations} - self.spoilt)
         paths = [path for each in found.values() for path in each.values()]
         if paths:
-            self.executor.hold(evaluation, paths)
+            self.executor.roots.hold(evaluation, paths)
 
     def hold_jobs(self) -> None:
         """Root the outputs of all jobs in force that exist, as far as they are not rooted yet."""

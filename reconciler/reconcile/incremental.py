@@ -56,7 +56,7 @@ def take_up(farm: Farm) -> None:
     if _concerned(farm):
         audits.hold_back(farm)
         audits.not_pushed(farm)
-        farm.executor.hold_bases(kept_bases.held_paths(farm.database))
+        farm.executor.roots.hold_bases(kept_bases.held_paths(farm.database))
 
 
 def _concerned(farm: Farm) -> bool:
@@ -132,7 +132,7 @@ def retain(farm: Farm, *, now: float) -> None:
     """Let go of what is not to be kept, and root the rest."""
     for base, cause in kept_bases.unneeded(farm.database, farm.desired).items():
         incremental.release(farm.database, [base], cause=cause, now=now)
-    farm.executor.hold_bases(kept_bases.held_paths(farm.database))
+    farm.executor.roots.hold_bases(kept_bases.held_paths(farm.database))
 
 
 def evaluated(farm: Farm, jobset: JobsetName, *, now: float) -> None:
@@ -176,7 +176,7 @@ def reset(farm: Farm, request: Request, *, now: float) -> str:
     incremental.refuse_from(
         farm.database, found, reason=f"what it started from was let go: {cause}"
     )
-    farm.executor.hold_bases(kept_bases.held_paths(farm.database))
+    farm.executor.roots.hold_bases(kept_bases.held_paths(farm.database))
     if not found:
         return "no bases are kept of it: its next build is a full one"
     noun = "base is" if len(found) == 1 else "bases are"

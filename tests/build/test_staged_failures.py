@@ -316,13 +316,18 @@ def damaged(file: Path, *, garbled: bool) -> None:
         file.write_text("Derive(")
 
 
-@pytest.mark.parametrize("damage", ["lost", "garbled"])
-async def test_a_derivation_whose_file_is_damaged(nix: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("garbled", "kind"),
+    [(False, Failure.MACHINE), (True, Failure.REFUSED)],
+    ids=["lost", "garbled"],
+)
+async def test_a_derivation_whose_file_is_damaged(nix: Path, garbled: bool, kind: Failure) -> None:
+    """What cannot be parsed costs itself: the words are those of an output that is to be one."""
     with daemon(nix, behind="command") as staged:
         drv = staged.derivation("echo > $out")
-        damaged(Path(drv), garbled=damage == "garbled")
+        damaged(Path(drv), garbled=garbled)
         failure, _ = await end(build(staged, drv))
-    assert failure is Failure.MACHINE
+    assert failure is kind
 
 
 @pytest.mark.parametrize("substitute", [True, False], ids=["asked for elsewhere", "not asked for"])
