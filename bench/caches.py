@@ -177,6 +177,15 @@ def push_far(lab: Lab) -> Iterator[Row]:
         yield _row(17, small, runs, target=1 / 3, stretch=0.25)
         large_runs = _side_by_side(lab, far, _large(lab))
         yield _row(18, large, large_runs, target=1.0, stretch=0.8)
+    both = f"the small and the large paths together to S3, {DELAY * 1000:.0f} ms away / nix copy"
+    together = {
+        name: [
+            Run(one.seconds + other.seconds, 0)
+            for one, other in zip(each, large_runs[name], strict=True)
+        ]
+        for name, each in runs.items()
+    }
+    yield _row(18, both, together, target=1 / 3, stretch=0.25)
     yield compare(
         20,
         "peak memory of pushing the large paths / the small ones, MiB",
