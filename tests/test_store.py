@@ -29,3 +29,4 @@ async def test_what_cannot_be_kept_is_in_nobodys_way(store: PrivateStore, tmp_pa
     await ours.close()
     store.run("nix-store", "--gc")
     assert await ours.valid([kept]) == frozenset()
+    await ours.close()
