@@ -19,7 +19,16 @@ from reconciler.branches import (
     places,
     repository,
 )
-from reconciler.model import Branches, Desired, FlakeSource, GitSource, Jobset, JobsetName
+from reconciler.model import (
+    Branches,
+    Desired,
+    FlakeSource,
+    GitSource,
+    Jobset,
+    JobsetName,
+    PathSource,
+    Source,
+)
 from tests.support.jobsets import jobset
 
 WEB = JobsetName("web")
@@ -115,12 +124,13 @@ def test_what_a_branch_is_called(branch: str, name: str) -> None:
     assert jobset_name(WEB, branch) == name
 
 
-def declared(source: GitSource | FlakeSource, *patterns: str) -> Jobset:
+def declared(source: Source, *patterns: str) -> Jobset:
     return replace(jobset(source), name=WEB, interval=60.0, branches=wanted(*patterns))
 
 
 def test_a_branch_has_the_settings_of_its_jobset() -> None:
     web = declared(GitSource(url="https://git.example.org/web", ref="HEAD", file="x.nix"), "*")
+    assert repository(web.source) == "https://git.example.org/web"
     made = jobset_of(web, "a/b")
     assert made.name == "web@a/b"
     assert made.source == replace(web.source, ref="refs/heads/a/b")
@@ -158,6 +168,14 @@ def test_a_flake_is_asked_at_the_branch(url: str, git: str, at: str) -> None:
     web = declared(FlakeSource(url=url), "*")
     assert repository(web.source) == git
     assert jobset_of(web, "a#b").source == FlakeSource(url=at)
+
+
+def test_a_folder_has_no_branches() -> None:
+    web = declared(PathSource(path="/srv/web", file="release.nix"), "*")
+    with pytest.raises(AssertionError, match="a folder has no branches"):
+        repository(web.source)
+    with pytest.raises(AssertionError, match="a folder has no branches"):
+        jobset_of(web, "main")
 
 
 def test_a_document_is_expanded_by_the_branches_that_are_known_and_asked_for() -> None:
@@ -205,6 +223,18 @@ def test_first_parents_are_followed_as_far_as_they_are_known() -> None:
 )
 def test_where_a_branch_left_another(revision: str, other: str, expected: str) -> None:
     assert merge_base(HISTORY, revision, ancestors(HISTORY, other)) == expected
+
+
+def test_a_commit_that_two_ways_lead_to_is_met_once() -> None:
+    fork = {
+        "base": Commit((), 1),
+        "left": Commit(("base",), 2),
+        "right": Commit(("base",), 3),
+        "merge": Commit(("left", "right"), 4),
+    }
+    assert ancestors(fork, "merge") == {"merge", "left", "right", "base"}
+    assert merge_base(fork, "merge", {"base"}) == "base"
+    assert merge_base(fork, "merge", frozenset()) is None
 
 
 def test_branches_that_have_nothing_in_common() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from reconciler.explain import (
     Change,
@@ -14,6 +15,7 @@ from reconciler.explain import (
     explain,
 )
 from reconciler.model import Builder, BuilderName, BuildState, DrvPath
+from reconciler.resources import Amount, Needs
 from reconciler.scheduler import Slots
 from reconciler.status import JobState
 from reconciler.work import LiveBuild
@@ -172,6 +174,73 @@ def test_one_that_is_ready() -> None:
     later = why(build(1, not_before=NOW + 5))
     assert later.message == "it is ready, and tried again after a pause"
     assert later.retry_at == NOW + 5
+
+
+# --- What is kept free for others ---
+
+LICENCE: Needs = frozenset([("licences", Amount(1, is_size=False))])
+KEPT = "keeps 1 of licences free for n9, which goes before it"
+
+
+def licensed(name: str, *, free: int = 1) -> Slots:
+    resources = {"licences": Amount(1, is_size=False)}
+    builder = replace(LOCAL.builder, name=BuilderName(name), resources=resources)
+    return replace(LOCAL, builder=builder, free=free)
+
+
+def why_kept(
+    *builds: LiveBuild, slots: Sequence[Slots], kept: Sequence[str], needs: Needs = LICENCE
+) -> tuple[Explanation, list[int]]:
+    """The last of the chain takes a licence; also what was asked for what is kept free."""
+    asked_for: list[int] = []
+
+    def kept_free(derivation: int) -> Mapping[BuilderName, str]:
+        asked_for.append(derivation)
+        return {BuilderName(name): KEPT for name in kept}
+
+    last = builds[-1].id
+    found = explain(1, builds, slots, attempts=3, now=NOW, asked={last: needs}, kept_free=kept_free)
+    return found, asked_for
+
+
+def test_one_that_is_ready_is_not_started_with_what_is_kept_for_another() -> None:
+    slots = [licensed("full", free=0), licensed("keeps"), licensed("other")]
+    found, asked_for = why_kept(build(1), slots=slots, kept=["full", "keeps", "other"])
+    assert found.message == "it is ready, and no builder takes it now"
+    assert {each.builder: each.reasons for each in found.builders} == {
+        "full": ("its one slot is taken",),
+        "keeps": (KEPT,),
+        "other": (KEPT,),
+    }
+    assert asked_for == [1]
+
+
+def test_one_builder_that_keeps_nothing_takes_it() -> None:
+    found, _ = why_kept(build(1), slots=[licensed("keeps"), licensed("other")], kept=["keeps"])
+    assert found.message == "it is ready and starts next"
+    assert {each.builder: each.reasons for each in found.builders} == {
+        "keeps": (KEPT,),
+        "other": (),
+    }
+
+
+def test_what_is_kept_from_an_input_is_told_of_it() -> None:
+    found, asked_for = why_kept(build(1, 2), build(2), slots=[licensed("keeps")], kept=["keeps"])
+    assert found.message == "it waits for 1 input: n2"
+    assert [each.reasons for each in found.builders] == [(KEPT,)]
+    assert asked_for == [2]
+
+
+@pytest.mark.parametrize(
+    ("slots", "needs"),
+    [([licensed("full", free=0)], LICENCE), ([licensed("keeps")], frozenset[tuple[str, Amount]]())],
+)
+def test_what_is_kept_free_is_looked_for_only_where_it_matters(
+    slots: Sequence[Slots], needs: Needs
+) -> None:
+    found, asked_for = why_kept(build(1), slots=slots, kept=["full", "keeps"], needs=needs)
+    assert asked_for == []
+    assert all(KEPT not in each.reasons for each in found.builders)
 
 
 # --- Differences -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from reconciler.graph import Graph, Node, Platform
 from reconciler.model import (
     ArtifactStore,
+    Branches,
     Builder,
     BuilderName,
     Cache,
@@ -26,12 +27,14 @@ from reconciler.model import (
 from reconciler.plan import (
     FETCH_BATCH,
     UNAVAILABLE_PAUSE,
+    Accompany,
     Action,
     AwayOutputs,
     Build,
     Evaluate,
     Fetch,
     Forget,
+    ListBranches,
     Locked,
     Observed,
     ObservedEvaluation,
@@ -227,6 +230,14 @@ def test_what_causes_an_evaluation(of: ObservedJobset, cause: str) -> None:
     assert actions(of) == (Evaluate(jobset=IT, locked=LOCKED, cause=cause),)
 
 
+def test_one_declared_for_branches_lists_them_and_is_not_evaluated() -> None:
+    pattern = jobset(interval=300.0, branches=Branches(patterns=("*",), limit=9))
+    declared = replace(desired(), patterns={IT: pattern})
+    assert plan(declared, observed(), now=NOW).actions == (ListBranches(jobset=IT, cause="start"),)
+    listed = observed(seen(polled_at=NOW))
+    assert plan(declared, listed, now=NOW) == Plan(actions=(), conditions={}, wake_at=NOW + 300)
+
+
 def test_a_failed_evaluation_is_not_repeated_and_shown() -> None:
     failed = evaluation(1, EvaluationState.FAILED, error="syntax error")
     assert decide(seen(failed)) == Plan(
@@ -350,6 +361,15 @@ def test_one_batch_at_a_time() -> None:
     assert plan(desired(caches=(CACHE,)), observed(caches={MAIN: queue}), now=NOW).actions == ()
 
 
+def test_logs_and_realisations_are_sent_beside_paths_and_once() -> None:
+    queue = ObservedCache(due=(StorePath("/nix/store/a"),), busy=True, beside=("log/a",))
+    of = observed(caches={MAIN: queue})
+    declared = desired(caches=(CACHE,))
+    assert plan(declared, of, now=NOW).actions == (Accompany(cache=MAIN, names=("log/a",)),)
+    sending = observed(caches={MAIN: replace(queue, accompanying=True)})
+    assert plan(declared, sending, now=NOW).actions == ()
+
+
 def test_a_cache_that_asked_for_it_is_left_alone() -> None:
     queue = ObservedCache(
         due=(StorePath("/nix/store/a"),),
@@ -470,6 +490,7 @@ FRESH = ObservedCache(seen_at=NOW, looked_at=NOW, marked_at=NOW)
 @pytest.mark.parametrize(
     ("declared", "cache", "expected"),
     [
+        (GC_CACHE, ObservedCache(), ()),  # nothing was pushed yet
         (GC_CACHE, FRESH, ()),
         (CACHE, replace(FRESH, marked_at=None, unneeded_since=0.0), ()),
         (GC_CACHE, replace(FRESH, marked_at=None), (Mark(cache=MAIN),)),

@@ -41,6 +41,13 @@ def test_a_rule_is_read_as_it_was_stored(each: PushRule) -> None:
     assert from_text(each.text()) == each
 
 
+def test_a_rule_in_words() -> None:
+    assert [str(each) for each in (ALL, LESS)] == [
+        "all",
+        "requisites, without *-vm-test, steam-*",
+    ]
+
+
 def test_a_rule_covers_what_sends_no_more_of_a_derivation() -> None:
     covered = {
         (wide.text(), other.text())

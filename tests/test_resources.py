@@ -100,6 +100,14 @@ def test_what_is_short_just_now() -> None:
     assert len(scheduler.assignments([slots], now=0)) == 1
 
 
+def test_of_several_resources_only_what_is_short_is_told() -> None:
+    asked = memory(8 * GIB) | {("licences", Amount(1, is_size=False))}
+    _, scheduler = scheduled(asking(1, asked))
+    busy = replace(with_memory(machine("m"), 32 * GIB, licences=1), taken={"licences": 1})
+    refusals = scheduler.explain(1, [busy])[BuilderName("m")]
+    assert [each.message for each in refusals] == ["needs 1 of licences: 0 of 1 are free"]
+
+
 def test_what_lacks_resources_holds_back_only_what_takes_them() -> None:
     _, scheduler = scheduled(
         asking(1, memory(8), weight=9), asking(2, memory(1), weight=5), asking(3, frozenset())

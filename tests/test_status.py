@@ -48,6 +48,7 @@ JOBSET = JobsetFacts(
     current=DONE,
     jobs={JobState.SUCCEEDED: 2},
 )
+LISTED = replace(JOBSET, newest=None, current=None, jobs={}, patterns=("release-*",))
 CACHE = CacheFacts(
     name=CacheName("main"),
     uri="file:///srv/cache",
@@ -131,6 +132,14 @@ def test_a_job_is_good_bad_or_under_way() -> None:
             Verdict.FAILED,
             "2 failed, building",
         ),
+        (replace(LISTED, branches=0), Verdict.IN_PROGRESS, "not listed yet"),
+        (
+            replace(LISTED, branches=0, conditions=(replace(WRONG, reason="no-branches"),)),
+            Verdict.FAILED,
+            "no branches",
+        ),
+        (replace(LISTED, branches=1), Verdict.IN_SYNC, "1 branch"),
+        (replace(LISTED, branches=3), Verdict.IN_SYNC, "3 branches"),
     ],
 )
 def test_a_jobset(facts: JobsetFacts, verdict: Verdict, summary: str) -> None:
@@ -146,6 +155,12 @@ def test_a_jobset(facts: JobsetFacts, verdict: Verdict, summary: str) -> None:
         (replace(CACHE, open=2), Verdict.IN_PROGRESS, "2 pending"),
         (replace(CACHE, open=3, failing=1), Verdict.FAILED, "1 failing, 2 pending"),
         (replace(CACHE, conditions=(WRONG,)), Verdict.FAILED, "source unavailable"),
+        (replace(CACHE, beside=4), Verdict.IN_PROGRESS, "4 logs or realisations pending"),
+        (
+            replace(CACHE, beside=4, beside_error="refused"),
+            Verdict.FAILED,
+            "4 logs or realisations pending",
+        ),
         (replace(CACHE, lost=2), Verdict.IN_PROGRESS, "2 lost, to be built again"),
         (
             replace(CACHE, lost=2, gone=1),
