@@ -14,7 +14,7 @@ from reconciler.leftovers import Kind
 from reconciler.model import Outcome
 from reconciler.places import Places
 from tests.cli.farm import DOCUMENT, Farm
-from tests.support.invariants import check_tables
+from tests.support.invariants import checked
 
 REST = {**DOCUMENT, "jobsets": {"web.next": DOCUMENT["jobsets"]["web.next"]}}
 
@@ -23,9 +23,8 @@ REST = {**DOCUMENT, "jobsets": {"web.next": DOCUMENT["jobsets"]["web.next"]}}
 def farm(tmp_path: Path) -> Iterator[Farm]:
     made = Farm(tmp_path)
     made.declare()
-    yield made
-    check_tables(made.database)
-    made.database.close()
+    with checked(made.database):
+        yield made
 
 
 @pytest.fixture

@@ -73,23 +73,22 @@ def pushed_paths(
 
 def to_resend(database: Database, cache: CacheName, paths: Iterable[StorePath]) -> list[StorePath]:
     """Those of the paths that are to be sent although the cache has something of them."""
-    return [
-        row[0]
-        for row in database.query(
-            "SELECT p.path FROM push p JOIN cache c ON c.id = p.cache"
-            " WHERE c.name = ? AND p.resend AND p.path IN (SELECT value FROM json_each(?))",
-            (cache, json.dumps(list(paths))),
-        )
-    ]
+    return _marked(database, cache, paths, "resend")
 
 
 def alone(database: Database, cache: CacheName, paths: Iterable[StorePath]) -> list[StorePath]:
     """Those of the paths that are in a cache, or are to be, without what they refer to."""
+    return _marked(database, cache, paths, "alone")
+
+
+def _marked(
+    database: Database, cache: CacheName, paths: Iterable[StorePath], column: str
+) -> list[StorePath]:
     return [
         row[0]
         for row in database.query(
             "SELECT p.path FROM push p JOIN cache c ON c.id = p.cache"
-            " WHERE c.name = ? AND p.alone AND p.path IN (SELECT value FROM json_each(?))",
+            f" WHERE c.name = ? AND p.{column} AND p.path IN (SELECT value FROM json_each(?))",
             (cache, json.dumps(list(paths))),
         )
     ]

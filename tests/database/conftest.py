@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.farm import Farm
-from tests.support.invariants import check_tables
+from tests.support.invariants import checked
 
 
 @pytest.fixture
@@ -16,6 +16,5 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
     """With a document in force and nothing else."""
     made = Farm(tmp_path)
     made.declare()
-    yield made
-    check_tables(made.database)
-    made.database.close()
+    with checked(made.database):
+        yield made

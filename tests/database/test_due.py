@@ -12,7 +12,7 @@ from reconciler.database import due, evaluated, incremental, pushed
 from reconciler.database.incremental import BuildBase, NewBase, Slot
 from reconciler.model import CacheName, DrvPath, JobsetName, Outcome, StorePath
 from tests.cli.farm import DOCUMENT, Farm
-from tests.support.invariants import check_tables
+from tests.support.invariants import checked
 
 WEB, MAIN = JobsetName("web"), CacheName("main")
 MEANS = Fingerprint(digest="f1", parts={})
@@ -85,9 +85,8 @@ class Grown(Farm):
 def farm(tmp_path: Path) -> Iterator[Grown]:
     made = Grown(tmp_path)
     made.grow()
-    yield made
-    check_tables(made.database)
-    made.database.close()
+    with checked(made.database):
+        yield made
 
 
 def failed(name: str) -> Callable[[Grown], object]:

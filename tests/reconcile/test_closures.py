@@ -18,7 +18,7 @@ from reconciler.reconcile.opening import open_farm, open_store
 from reconciler.transitions import Cause
 from tests.cli.farm import DOCUMENT
 from tests.cli.farm import Farm as Recorded
-from tests.support.invariants import check_tables
+from tests.support.invariants import checked
 
 MAIN = CacheName("main")
 LESS = rule(PushScope.REQUISITES, ["b*"])
@@ -44,9 +44,9 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
     made.derivations({"app": []})
     places = Places(state_dir=tmp_path / "state", environment={})
     systems = frozenset({"x86_64-linux"})
-    yield open_farm(made.database, desired, systems, places, open_store(places), wake=lambda: None)
-    check_tables(made.database)
-    made.database.close()
+    store = open_store(places)
+    with checked(made.database):
+        yield open_farm(made.database, desired, systems, places, store, wake=lambda: None)
 
 
 def queued(farm: Farm) -> dict[str, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection
-from contextlib import closing
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ from reconciler.model import BuildState, EvaluationState, PushScope, PushState
 from reconciler.reconcile.farm import AuditStage, Farm
 from reconciler.transitions import Cause, State, causes
 from reconciler.work import LiveBuild
+
+
+@contextmanager
+def checked(database: Database) -> Iterator[None]:
+    """What is in it after the block is checked, and it is closed."""
+    yield
+    check_tables(database)
+    database.close()
 
 
 def check_database(path: Path) -> None:
