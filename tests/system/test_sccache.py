@@ -160,12 +160,19 @@ def test_without_a_sandbox_it_compiles_plainly(project: Project) -> None:
     assert project.trial.builds() == {"app": "succeeded"}
 
 
+BROKEN = (
+    "mkdir bin; printf '#!/bin/sh\\\\nexit 2\\\\n' > bin/sccache; chmod +x bin/sccache;"
+    " PATH=$PWD/bin:$PATH; "
+)
+
+
 @pytest.mark.parametrize(
     ("before", "told"),
     [
-        ("SCCACHE_NO_DAEMON=1 sccache --start-server 2>&1; ", "sccache's server does not start"),
+        (BROKEN, "sccache's server does not start"),
         ("PATH=/nowhere; ", "there is no sccache"),
     ],
+    ids=["broken", "none"],
 )
 def test_what_does_not_start_is_told(project: Project, before: str, told: str) -> None:
     expression = PLAIN.replace("@asked@", ASKED).replace("@more@", "")
