@@ -100,3 +100,8 @@ def did_you_mean(word: str, names: Sequence[str], *, label: str) -> str:
     close = nearest(word, names[:200]) if len(word) <= 200 else None
     listed = f"{label}: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
     return f"did you mean {quote(close)}? ({listed})" if close else listed
+
+
+def undeclared(word: str, names: Sequence[str], *, how: str) -> str:
+    """Suggest the nearest of what is declared; where nothing is, say `how` to declare it."""
+    return did_you_mean(word, names, label="declared") if names else f"declare it: {how}"

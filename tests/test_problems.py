@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.problems import ConfigError, Problem, did_you_mean, nearest, quote, render_path
+from reconciler.problems import (
+    ConfigError,
+    Problem,
+    did_you_mean,
+    nearest,
+    quote,
+    render_path,
+    undeclared,
+)
 
 
 def problem(line: int | None, *, path: str = "caches.main", message: str = "is odd") -> Problem:
@@ -78,3 +86,8 @@ def test_a_suggestion_names_what_there_is() -> None:
     many = [f"name{number:02}" for number in range(21)]
     assert did_you_mean("zzz", many, label="known").endswith("name18, name19, …")
     assert did_you_mean("name00" * 40, many, label="known").startswith("known: name00, ")
+
+
+def test_what_is_not_declared() -> None:
+    assert undeclared("mian", ["main"], how="write it") == 'did you mean "main"? (declared: main)'
+    assert undeclared("mian", [], how="write it") == "declare it: write it"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from reconciler.config.tree import Json
-from reconciler.problems import did_you_mean, quote, render_path
+from reconciler.problems import quote, render_path, undeclared
 
 Refusal = tuple[list[str | int], str, str]
 """Document path, message and mend."""
@@ -30,11 +30,7 @@ def pushed_to(
             continue
         where = [*place, "name"] if isinstance(item, dict) else place
         if name not in caches:
-            mend = (
-                did_you_mean(name, list(caches), label="declared")
-                if caches
-                else f"declare it: caches: {{{name}: {{uri: …}}}}"
-            )
+            mend = undeclared(name, list(caches), how=f"caches: {{{name}: {{uri: …}}}}")
             yield where, f"there is no cache {quote(name)}", mend
         before = first.setdefault(name, index)
         both_names = isinstance(item, str) and isinstance(_item(items, before), str)

@@ -15,7 +15,7 @@ from reconciler.config.host_keys import canonical
 from reconciler.config.json_schema import secret_files
 from reconciler.config.tree import MAX_PROBLEMS, Json, Node, locate, mark_of_key, problem_at
 from reconciler.model import S3_PARAMETERS, Strategy
-from reconciler.problems import Problem, did_you_mean, quote, render_path
+from reconciler.problems import Problem, did_you_mean, quote, render_path, undeclared
 from reconciler.quantities import QuantityError, duration, size
 
 _IN_STORE = re.compile(r"^/nix/store/|/store/[0-9a-df-np-sv-z]{32}-")
@@ -177,11 +177,8 @@ def _resource_rules(
         for name, asked in needs.items() if isinstance(needs, dict) else ():
             place = [*at, index, "needs", name]
             if name not in offered:
-                mend = (
-                    did_you_mean(name, list(offered), label="declared")
-                    if offered
-                    else f"declare it: builders: {{NAME: {{resources: {{{name}: {asked}}}}}}}"
-                )
+                how = f"builders: {{NAME: {{resources: {{{name}: {asked}}}}}}}"
+                mend = undeclared(name, list(offered), how=how)
                 yield place, f"no builder has the resource {quote(name)}", mend
             elif isinstance(asked, str) != isinstance(offered[name], str):
                 yield (

@@ -45,21 +45,20 @@ def _unused(desired: Desired) -> Iterator[Warned]:
     pushed_to = {cache for jobset in jobsets for cache in jobset.caches}
     for cache in desired.caches:
         if cache not in pushed_to:
-            why = "no jobset pushes to it; name it in a jobset's caches"
-            yield _in_vain("caches", cache, why)
+            mend = "name it in a jobset's caches"
+            yield _in_vain("caches", cache, "no jobset pushes to it", mend)
     if not any(jobset.incremental.enable for jobset in jobsets):
         for store in desired.artifact_stores:
-            why = "no jobset builds incrementally; set incremental.enable of one"
-            yield _in_vain("artifactStores", store, why)
+            mend = "set incremental.enable of one"
+            yield _in_vain("artifactStores", store, "no jobset builds incrementally", mend)
     for builder in desired.builders.values():
         mine = builder.systems
         if mine is not None and not any(
             jobset.systems is None or not {*mine}.isdisjoint(jobset.systems) for jobset in jobsets
         ):
-            why = "no jobset wants any of its systems; add one to a jobset's systems"
-            yield _in_vain("builders", builder.name, why)
+            why, mend = "no jobset wants any of its systems", "add one to a jobset's systems"
+            yield _in_vain("builders", builder.name, why, mend)
 
 
-def _in_vain(kind: str, name: str, why: str) -> Warned:
-    message, _, mend = why.partition("; ")
-    return [kind, name], f"it is declared, but {message}", f"{mend}, or remove it"
+def _in_vain(kind: str, name: str, why: str, mend: str) -> Warned:
+    return [kind, name], f"it is declared, but {why}", f"{mend}, or remove it"
